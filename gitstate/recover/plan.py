@@ -46,6 +46,10 @@ class Facts(Record):
     """That problem is a format that is newer than this program."""
     earlier: str | None = None
     """The id of the newest readable save before one that can't be read; None where there is none."""
+    lost_base: bool = False
+    """That problem is a tree of the commit that the save stands on: what the save holds may be whole."""
+    rest: Oid | None = None
+    """The WIP commit of which git can still read other files, where that problem is one of several trees."""
     owner_lives: bool = False
     """The process that made the pending save still runs on this host."""
     contains_wip: bool = False
@@ -246,10 +250,17 @@ def _unreadable(facts: Facts, problem: str) -> Verdict:
         return Verdict(
             "unsupported", problem, EXIT_PERSON, "pip install --upgrade gitstate-recovery (a newer gitstate)"
         )
-    hint = f"gitstate restore {facts.earlier} PATH… (the save before it)" if facts.earlier else "gitstate log"
-    if facts.marker:
+    hint = way_out(facts.earlier, facts.rest, lost_base=facts.lost_base)
+    if facts.marker and not facts.lost_base:
         hint += f"; to discard the unreadable save: git update-ref -d {facts.marker}"
     return Verdict("corrupt", problem, EXIT_PERSON, hint)
+
+
+def way_out(earlier: str | None, rest: Oid | None, *, lost_base: bool) -> str:
+    """What to type where a save can't be read: see `Facts`."""
+    before = f"gitstate restore {earlier} PATH… (the save before it)" if earlier else "gitstate log"
+    left = f"; its {'' if lost_base else 'other '}files: git checkout {rest[:12]} -- PATH…" if rest else ""
+    return ("git fsck" if lost_base else before) + left
 
 
 def resting_places(saves: Collection[Save]) -> set[Oid | None]:

@@ -23,6 +23,7 @@ from .fetched import is_trusted, refusal, risky_paths
 from .last_restore import Version, last_restore, remember
 from .plan import conclude_files
 from .request import SETTINGS, RecoverRequest, RecoverResult, hints_for, located
+from .unreadable import unreadable_told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,14 +44,15 @@ def restore_paths(
         ObjectReader(repository.git) as reader,
     ):
         found = stack_of(repository, save_id)
-        workspace = Workspace.of(repository, git, reader)
-        saved = SavedPaths(workspace, found.stack, overwrite=request.overwrite)
-        targets = _wanted(saved, paths)
-        runs = () if found.remote is None else risky_paths(repository, [target.path for target in targets])
-        if runs and not is_trusted(repository, found.remote, request):
-            hint = f"gitstate restore {save_id} PATH…; to take all of it: gitstate restore {save_id} --trust"
-            return refusal(repository.toplevel, save_id, found.remote, runs, hint)
-        return _restore(workspace, saved, targets, request)._replace(runs=runs)
+        with unreadable_told(repository, found.stack):
+            workspace = Workspace.of(repository, git, reader)
+            saved = SavedPaths(workspace, found.stack, overwrite=request.overwrite)
+            targets = _wanted(saved, paths)
+            runs = () if found.remote is None else risky_paths(repository, [target.path for target in targets])
+            if runs and not is_trusted(repository, found.remote, request):
+                hint = f"gitstate restore {save_id} PATH…; to take all of it: gitstate restore {save_id} --trust"
+                return refusal(repository.toplevel, save_id, found.remote, runs, hint)
+            return _restore(workspace, saved, targets, request)._replace(runs=runs)
 
 
 def _wanted(saved: SavedPaths, paths: Sequence[bytes]) -> list[Target]:
@@ -126,13 +128,15 @@ def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
         named = [version.save_id for version in (last.before, last.after) if version.save_id is not None]
         if not named:
             raise NeedsPerson("the last restore names no save; nothing was changed", hint="gitstate log")
-        saved = SavedPaths(workspace, stack_of(repository, named[0]).stack, overwrite=request.overwrite)
-        before, after = (_held(workspace, version, last.paths) for version in (last.before, last.after))
-        targets = []
-        for path in last.paths:
-            leaf, permissions = before.get(path, (None, None))
-            targets.append(Target(path, leaf, permissions, frozenset({after[path][0]} if path in after else ())))
-        outcome = _bring_back(workspace, saved, targets, last.before, request)
+        stacks = [stack_of(repository, save_id).stack for save_id in named]
+        saved = SavedPaths(workspace, stacks[0], overwrite=request.overwrite)
+        with unreadable_told(repository, [save for stack in stacks for save in stack]):
+            before, after = (_held(workspace, version, last.paths) for version in (last.before, last.after))
+            targets = []
+            for path in last.paths:
+                leaf, permissions = before.get(path, (None, None))
+                targets.append(Target(path, leaf, permissions, frozenset({after[path][0]} if path in after else ())))
+            outcome = _bring_back(workspace, saved, targets, last.before, request)
         result = conclude_files(repository.toplevel, saved.newest, outcome)
         hint = "gitstate undo --overwrite" if outcome.kept else result.hint
         message = result.message or ("" if request.dry_run else "gitstate undo once more brings back what was undone")

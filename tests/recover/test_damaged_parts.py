@@ -17,7 +17,7 @@ from tests.support.repositories import three_files, unpack
 from tests.support.small import done
 from tests.support.workspace import Workspace
 
-PENDING = "refs/gitstate/pending/"
+PENDING, SAVES = "refs/gitstate/pending/", "refs/gitstate/saves/"
 
 
 @pytest.fixture
@@ -179,6 +179,96 @@ def test_tree_that_can_not_be_read_stops_the_recovery(tree: str, content: bytes 
     damaged.write_bytes(whole)
     done(ws.recover())
     assert ws.path.joinpath("b").read_text() == "unstaged\n" and ws.out("show", ":b") == "staged"
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Workspace:
+    """The same, where what was edited and staged is in a directory; and the save before it."""
+    ws = three_files(tmp_path)
+    ws.write("a", "a1\n")
+    done(ws.save(task_id="T-6"))
+    done(ws.recover())
+    ws.write("d/x", "staged\n")
+    ws.git("add", "d")
+    ws.write("d/x", "unstaged\n")
+    done(ws.save(task_id="T-7"))
+    unpack(ws, tmp_path / "packs")
+    return ws
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("tree", ["^1:d", "^1^1:d"], ids=["the WIP tree", "the staged tree"])
+@pytest.mark.parametrize("wiped", [False, True], ids=["in place", "wiped to the base"])
+def test_save_with_a_directory_that_git_can_not_read_is_corrupt(
+    wiped: bool, tree: str, content: bytes | None, deep: Workspace
+) -> None:
+    """Git names a tree that no archive names."""
+    newest, wip = archive(deep), deep.out("rev-parse", "HEAD")
+    (save_id,) = deep.out("for-each-ref", "--format=%(refname:lstrip=-1)", f"--points-at={newest}", SAVES).split()
+    damaged = place(deep, newest + tree)
+    whole = damaged.read_bytes()
+    if wiped:
+        deep.git("reset", "-q", "--hard", "HEAD~2")
+    replace(damaged, content)
+    run = deep.recover()
+    (found,) = run.json["workspaces"]
+    assert (run.exit_status, found["verdict"]) == (4, "corrupt"), run
+    part = f"the save {save_id} is unreadable: its tree {damaged.parent.name}{damaged.name[:10]} (d/) is missing"
+    rest = f" checkout {wip[:12]} -- PATH…"
+    assert part in found["message"] and rest in found["hint"] and "to discard the unreadable save" in found["hint"]
+    assert deep.git("show", f"{wip}:a") == b"a1\n"
+    for paths in ((), ("d/x",), ("a",)):
+        told = deep.gitstate("restore", save_id, *paths)
+        assert told.exit_status == 4 and part in told.stderr and rest in told.stderr, told
+    assert deep.refs(PENDING), "it waits on"
+    damaged.unlink(missing_ok=True)
+    damaged.write_bytes(whole)
+    done(deep.recover())
+    assert deep.read("d/x") == b"unstaged\n" and deep.out("show", ":d/x") == "staged"
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("tree", ["^{tree}", ":d"], ids=["top", "directory"])
+def test_save_whose_base_git_can_not_read_is_not_to_be_discarded(
+    tree: str, content: bytes | None, deep: Workspace
+) -> None:
+    """All that was worked on is in the save."""
+    wip, base = deep.out("rev-parse", "HEAD"), deep.out("rev-parse", "HEAD~2")
+    damaged = place(deep, f"{base}{tree}")
+    whole = damaged.read_bytes()
+    replace(damaged, content)
+    run = deep.recover()
+    (found,) = run.json["workspaces"]
+    assert (run.exit_status, found["verdict"]) == (4, "corrupt"), run
+    assert "can't be compared: tree" in found["message"] and f"of the commit {base} is missing" in found["message"]
+    assert "discard" not in found["hint"]
+    deep.write("d/x", "lost\n")
+    deep.git("checkout", wip[:12], "--", "d/x")
+    assert deep.read("d/x") == b"unstaged\n"
+    damaged.unlink(missing_ok=True)
+    damaged.write_bytes(whole)
+    done(deep.recover())
+
+
+def test_undo_of_a_save_that_is_damaged_says_which(deep: Workspace) -> None:
+    wip = deep.out("rev-parse", "HEAD")
+    done(deep.recover())
+    deep.write("d/x", "edited\n")
+    done(deep.gitstate("restore", "latest", "--overwrite", "d/x"))
+    replace(place(deep, f"{wip}:d"), None)
+    run = deep.gitstate("undo")
+    assert run.exit_status == 4 and "is unreadable: its tree" in run.stderr and "(d/)" in run.stderr, run
+    assert deep.read("d/x") == b"unstaged\n"
+
+
+def test_patch_of_a_damaged_save_costs_no_other(deep: Workspace) -> None:
+    (newest,) = deep.refs(PENDING).values()
+    replace(place(deep, f"{newest}^1:d"), None)
+    run = deep.gitstate("log", "--patch")
+    assert run.exit_status == 4 and run.stderr.count("the save can't be compared") == 1, run
+    assert b"+a1" in run.stdout
+    as_json = deep.gitstate("--json", "log", "--patch")
+    assert as_json.exit_status == 4 and [("patch" in save) for save in as_json.json["saves"]].count(False) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, UsageError
+from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, CorruptSave, UsageError
 from ...format.find import resolve_save
 from ...format.names import save_time_ns
 from ...git.opening import open_repository
@@ -54,29 +54,38 @@ def log(call: Call, everything: bool, most: int, patches: bool) -> int:
     repository = open_repository(call.directory)
     entries, hidden = listing.newest_saves(repository, most, everything=everything, whole=False)
     entries = listing.measured(repository, entries)
-    texts = {entry.save_id: _patch_of(repository, entry) for entry in entries} if patches else {}
+    texts = _patches_of(repository, entries) if patches else {}
+    status = EXIT_DONE if len(texts) == len(entries) or not patches else EXIT_PERSON
     if call.as_json:
         whole = listing.with_paths(repository, entries)
         call.emit(saves=Stream(entry_json(entry) | _patch_json(texts, entry) for entry in whole))
-        return EXIT_DONE
+        return status
     if not entries:
         say(*_nothing_listed(repository, everything))
     elif patches:
         for entry in entries:
             print_lines(log_lines([entry], None)[1:])
-            write_patch(texts[entry.save_id])
+            write_patch(texts.get(entry.save_id, ""))
     else:
         styles = ["bold", *("yellow" if entry.waiting else "" for entry in entries)]
         print_styled(log_lines(entries, terminal_width(sys.stdout)), styles)
         if hidden:
             say(f"{hidden} older: gitstate log -n {hidden + most}")
-    return EXIT_DONE
+    return status
 
 
-def _patch_of(repository: Repository, entry: Entry) -> str:
+def _patches_of(repository: Repository, entries: Sequence[Entry]) -> dict[str, str]:
+    """What each save changed, by its id. One that can't be compared is told, and missing: it costs no other."""
     from ...history import listing
 
-    return "" if entry.manifest is None or entry.remote else listing.diff(repository, entry.save_id)
+    texts: dict[str, str] = {}
+    for entry in entries:
+        try:
+            is_read = entry.manifest is not None and not entry.remote
+            texts[entry.save_id] = listing.diff(repository, entry.save_id) if is_read else ""
+        except CorruptSave as error:
+            say(f"gitstate: {entry.save_id}: {error.message}", f"  next: {error.hint}")
+    return texts
 
 
 def _patch_json(texts: dict[str, str], entry: Entry) -> dict[str, str]:
