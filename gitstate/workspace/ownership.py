@@ -21,6 +21,7 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.locks import locked
+from ..system.process import is_running
 from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 
 if TYPE_CHECKING:
@@ -216,8 +217,18 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
 
 def _remove_temporaries(directory: bytes) -> None:
     for name in os.listdir(directory):
-        if b".tmp-" in name or name.startswith(b"write-"):
+        _, mark, writer = name.rpartition(b".tmp-")
+        if (mark and not _is_at_work(writer)) or name.startswith(b"write-"):
             files.discard(os.path.join(directory, name))
+
+
+def _is_at_work(writer: bytes) -> bool:
+    """Whether the process that a temporary file is named after is another one that lives.
+
+    The context of a task, the exclude file and what hooks tell are written while the workspace is somebody else's.
+    """
+    is_other = writer.isdigit() and len(writer) < 10 and int(writer) != os.getpid()
+    return is_other and is_running(int(writer), None, None)
 
 
 def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:

@@ -293,6 +293,37 @@ def test_checkpoint_that_waits_for_git_keeps_no_save_waiting(ws: Workspace) -> N
     assert ws.recover().exit_status == 0
 
 
+#: A save that cleans up after a holder that was killed, begun where this command is about to move a file into place.
+CLEAN_UP_BESIDE = """\
+import subprocess
+from gitstate.system.child import command
+move = os.rename
+def rename(source, target, **options):
+    if target.endswith({name!r}):
+        with open(os.path.join(os.path.dirname(source), b"journal"), "wb") as journal:
+            journal.write(b"0\\0")
+        subprocess.run([*command(), *sys.argv[1:3], "checkpoint", "--task-id", "T-2"], check=True)
+    move(source, target, **options)
+os.rename = rename"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", [b"/info/exclude", b"/context.json"])
+def test_clean_up_takes_no_file_from_who_is_writing_it(name: bytes, ws: Workspace) -> None:
+    """`begin` and hooks write theirs while the workspace is somebody else's."""
+    ws.append("a.txt")
+    own = ws.git_dir / "gitstate"
+    own.mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = own / f"context.json.tmp-{gone.pid}"
+    left.touch()
+    done = patched(ws, CLEAN_UP_BESIDE.format(name=name), "begin", "--task-id", "T-1")
+    assert done.returncode == 0, done.stderr
+    assert not left.exists() and not list(own.glob("*.tmp-*"))
+    assert ws.gitstate("show", "task_id").text.strip() == "T-1"
+
+
 #: Another checkpoint, begun where this save waits until git lets the index alone; it would last for long.
 CHECKPOINT_BESIDE = """\
 import subprocess, types
