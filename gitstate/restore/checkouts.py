@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ..errors import GitError
 from ..git.attributes import Conversions
 from ..git.command import Oid, object_id
@@ -30,6 +32,9 @@ class Checkouts:
     def __init__(self, repository: Repository, reader: ObjectReader) -> None:
         self._repository = repository
         self._reader = reader
+        # What writes a blob out does not read the index for attributes either; and git's own may be torn.
+        no_index = os.fsdecode(os.path.join(repository.own, b"no-index"))
+        self._conversions = Conversions(repository, {"GIT_INDEX_FILE": no_index})
         #: Path and blob → the oid of what git writes there, of those that were asked for at once.
         self._known: dict[tuple[bytes, Oid], Oid] = {}
         #: The filters that took too long for one file: they run for no other.
@@ -42,14 +47,13 @@ class Checkouts:
             return
         infos = self._reader.kinds([oid for _, oid in pairs])
         pairs = [pair for pair, info in zip(pairs, infos, strict=True) if info is not None and info[1] <= _SMALL]
-        conversions = Conversions(self._repository, {})
-        filtered = conversions.filters_of([path for path, _ in pairs]) if pairs else {}
+        filtered = self._conversions.filters_of([path for path, _ in pairs]) if pairs else {}
         left = [pair for pair in dict.fromkeys(pairs) if pair[0] not in filtered]
         while left:
             # Of each path one blob.
             asked = dict(reversed(left))
             left = [pair for pair in left if asked[pair[0]] != pair[1]]
-            found = conversions.checkout_oids(asked)
+            found = self._conversions.checkout_oids(asked)
             self._known.update({(path, asked[path]): oid for path, oid in found.items()})
 
     def oids(self, target: Target) -> Iterator[Oid | None]:
@@ -81,7 +85,7 @@ class Checkouts:
 
     def _filter_of(self, path: bytes) -> bytes | None:
         """The name of the filter of a path; None where it has none."""
-        return Conversions(self._repository, {}).filters_of([path]).get(path)
+        return self._conversions.filters_of([path]).get(path)
 
 
 def files_among(leaves: Iterable[Leaf]) -> list[Leaf]:

@@ -88,6 +88,18 @@ def test_conversion_that_fails_costs_no_other_file(ws: Workspace) -> None:
     assert ws.read("many/file20") in (b"changed 20\r\n", b"file 20\r\n"), answer
 
 
+@pytest.mark.parametrize("command", [("restore", "latest"), ("recover", "--dry-run"), ("recover",)], ids=" ".join)
+def test_torn_index_costs_no_file(command: tuple[str, ...], ws: Workspace) -> None:
+    """Git tells no attributes where it can't read the index."""
+    saved_and_wiped(ws)
+    (ws.git_dir / "index").write_bytes(b"DIRCgarbage")
+    run = ws.gitstate("--json", *command)
+    (answer,) = run.json["workspaces"]
+    assert run.exit_status == 0 and answer["verdict"] != "changed", run
+    wanted = b"file 7\r\n" if "--dry-run" in command else b"changed 7\r\n"
+    assert ws.read("many/file7") == wanted and "many/file7" in [one["path"] for one in answer["restored"]]
+
+
 def test_file_emptied_since_stays_where_git_can_not_read_its_base(ws: Workspace, tmp_path: Path) -> None:
     """Git ends at a damaged blob, and has printed by then that its content comes next."""
     saved_and_wiped(ws)
