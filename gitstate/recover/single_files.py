@@ -10,7 +10,6 @@ import os
 from ..errors import NeedsPerson, UsageError
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
-from ..objects.tree import Leaf
 from ..restore.choices import Choice, Outcome, Target, close_directories, needs_safety_save
 from ..restore.files import FileRecovery, save_for_safety
 from ..restore.paths import SavedPaths, Workspace, is_below, leaves_of, paths_with
@@ -134,8 +133,9 @@ def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
             before, after = (_held(workspace, version, last.paths) for version in (last.before, last.after))
             targets = []
             for path in last.paths:
-                leaf, permissions = before.get(path, (None, None))
-                targets.append(Target(path, leaf, permissions, frozenset({after[path][0]} if path in after else ())))
+                held, bases = before.get(path, Target(path, None, None, frozenset())), after.get(path)
+                known = frozenset() if bases is None or bases.saved is None else frozenset({bases.saved})
+                targets.append(held._replace(bases=known))
             outcome = _bring_back(workspace, saved, targets, last.before, request)
         result = conclude_files(repository.toplevel, saved.newest, outcome)
         hint = "gitstate undo --overwrite" if outcome.kept else result.hint
@@ -144,20 +144,19 @@ def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
         return located(result._replace(dry_run=request.dry_run, hint=hint, message=message))
 
 
-def _held(workspace: Workspace, version: Version, paths: Sequence[bytes]) -> dict[bytes, tuple[Leaf, int | None]]:
+def _held(workspace: Workspace, version: Version, paths: Sequence[bytes]) -> dict[bytes, Target]:
     """What a version holds at each of the paths, and the permissions where they are known; a path may be missing."""
     reader, repository = workspace.reader, workspace.repository
     if version.save_id is None:
         tree = None if version.commit is None else reader.tree_of(version.commit)
-        return {path: (leaf, None) for path, leaf in leaves_of(workspace, tree, paths).items()}
+        stored = leaves_of(workspace, tree, paths)
+        return {path: Target(path, leaf, None, frozenset(), True) for path, leaf in stored.items()}
     saved = SavedPaths(workspace, stack_of(repository, version.save_id).stack)
     changed = {target.path: target for target in saved.targets()}
     modes = saved.newest.manifest.modes
-    held = {path: (leaf, modes.get(path)) for path, leaf in saved.leaves(saved.newest.wip_tree, paths).items()}
+    stored = saved.leaves(saved.newest.wip_tree, [path for path in paths if path not in changed])
+    held = {path: Target(path, leaf, modes.get(path), frozenset(), True) for path, leaf in stored.items()}
     for path in paths:
-        if path in changed:
-            target = changed[path]
-            held.pop(path, None)
-            if target.saved is not None:
-                held[path] = target.saved, target.permissions
+        if path in changed and changed[path].saved is not None:
+            held[path] = changed[path]
     return held

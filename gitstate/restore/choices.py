@@ -28,6 +28,8 @@ class Target(Record):
     """The saved permissions; None where they are those that git gives."""
     bases: frozenset[Leaf]
     """What HEAD, index and WIP commit of each save of the stack hold at this path."""
+    is_as_stored: bool = False
+    """`saved` is what git stores of the file, not what was on the disk: it is written as git would check it out."""
 
 
 class Choice(Record):

@@ -16,9 +16,11 @@ from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..system import files
 from ..system.files import walk
 from ..system.stdlib import TYPE_CHECKING, contextmanager, expect_digest, suppress
 from ..workspace.files import FileState
+from ..workspace.ownership import checkout_staging
 from .choices import Choice, Outcome, Target, make_writable, step, wanted_permissions
 from .paths import SavedPaths, Workspace
 
@@ -102,6 +104,8 @@ class FileRecovery:
         self._opened: set[bytes] = set()
         #: Small blobs that were read together, by oid.
         self._small: dict[Oid, bytes] = {}
+        #: Where git has checked out the files that it converts, by path.
+        self._converted: dict[bytes, bytes] = {}
 
     def carry_out(self, choices: Sequence[Choice]) -> None:
         """Delete first, so that a file can become a directory and the other way round; then write.
@@ -133,6 +137,10 @@ class FileRecovery:
         staged: dict[bytes, bytes] = {}
         tried = 0
         ready: list[Choice] = []
+        if any(choice.target.is_as_stored for choice in choices):
+            from .converted import check_out_stored
+
+            self._converted = check_out_stored(self._workspace, [choice.target for choice in choices], self._outcome)
         self._small = self._read_small(choices)
         try:
             try:
@@ -156,6 +164,8 @@ class FileRecovery:
         finally:
             for temporary in staged.values():
                 self._disk.discard(temporary)
+            if self._converted:
+                files.remove_tree(checkout_staging(self._workspace.repository))
         return tried
 
     def _load_digest(self) -> None:
@@ -275,6 +285,11 @@ class FileRecovery:
         if saved.mode in (GITLINK, SYMLINK):
             return
         permissions = _usual_permissions(target, saved)
+        place = self._converted.get(target.path)
+        if place is not None:
+            with open(place, "rb") as file:
+                staged[target.path] = self._disk.stage(iter(lambda: file.read(LARGE), b""), permissions, durable=False)
+            return
         small = self._small.get(saved.oid)
         if small is not None:
             staged[target.path] = self._disk.stage((small,), permissions or 0o644, durable=False)
@@ -308,7 +323,9 @@ class FileRecovery:
                 raise MissingObject(saved.oid)
             self.written[target.path] = saved.oid, self._disk.write_link(target.path, content[1], seen)
         elif temporary is not None:
-            self.written[target.path] = saved.oid, self._disk.place(temporary, target.path, seen)
+            written = self._disk.place(temporary, target.path, seen)
+            if target.path not in self._converted:
+                self.written[target.path] = saved.oid, written
         self._outcome.restored.append(target.path)
 
     def _remove_empty_directories(self, path: bytes) -> None:

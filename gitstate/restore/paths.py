@@ -127,13 +127,15 @@ class SavedPaths:
         modes = self._modes(wip)
         absent = {*self.newest.manifest.absent, *outside, *self._staged_outside(lookups)}
         never = state_name(self._workspace.repository)
+        # Where only the WIP commit is left, nothing tells what was on the disk.
+        is_as_stored = self.newest.archive == self.newest.wip
         targets = []
         for path in sorted(paths):
             if path == never and path not in wip:
                 continue
             saved = None if path in absent else raw.get(path) or wip.get(path)
             bases = frozenset(leaf for lookup in lookups.values() if (leaf := lookup.get(path)) is not None)
-            targets.append(Target(path, saved, modes.get(path), bases))
+            targets.append(Target(path, saved, modes.get(path), bases, is_as_stored))
         return targets
 
     def _differing(self, old: Oid | None, new: Oid) -> list[bytes]:
@@ -208,7 +210,7 @@ class SavedPaths:
         refuse_unsafe(names)
         leaves = self.leaves(tree, set(names).difference(known))
         modes = self.newest.manifest.modes
-        return [Target(name, leaf, modes.get(name), frozenset({leaf})) for name, leaf in leaves.items()]
+        return [Target(name, leaf, modes.get(name), frozenset({leaf}), True) for name, leaf in leaves.items()]
 
     def leaves(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
         return leaves_of(self._workspace, root, paths)
@@ -318,27 +320,29 @@ class SavedPaths:
 
     def _first_look(self, target: Target, seen: FileState) -> Action | Literal["look"]:
         left_out = seen.kind == "special" and self.was_left_out(target.path)
-        return step(target, seen, overwrite=self._overwrite, left_out=left_out)
+        # Only git knows whether it has written a file that it converts.
+        overwrite = self._overwrite and not (target.is_as_stored and seen.kind == "file")
+        return step(target, seen, overwrite=overwrite, left_out=left_out)
 
     def _action(self, target: Target, seen: FileState, action: Action | Literal["look"]) -> Action:
         """What is to happen, where `_first_look` says that or to look on."""
         if action != "look":
             return action
-        if self._is_as_wip_commit(target, seen):
+        if self._is_checked_out(target, seen):
             return "same"
-        if seen.oid in self._as_git_writes().oids(target) or self._is_named(target):
+        if self._overwrite or seen.oid in self._as_git_writes().oids(target) or self._is_named(target):
             return "delete" if target.saved is None else "write"
         return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
 
-    def _is_as_wip_commit(self, target: Target, seen: FileState) -> bool:
-        """Whether only the WIP commit is left of the save, and the file is what git writes for it."""
-        if self.newest.archive != self.newest.wip or target.saved is None:
+    def _is_checked_out(self, target: Target, seen: FileState) -> bool:
+        """Whether only what git stores of the file is known, and the file is what git writes for it."""
+        if not target.is_as_stored or target.saved is None:
             return False
         return seen.oid in self._as_git_writes().oids(target._replace(bases=frozenset({target.saved})))
 
     def _with_its_commit(self, target: Target) -> Target:
         """A target with all that `_action` asks git for among its bases."""
-        is_asked = self.newest.archive == self.newest.wip and target.saved is not None
+        is_asked = target.is_as_stored and target.saved is not None
         return target._replace(bases=target.bases | {target.saved}) if is_asked and target.saved else target
 
     def _as_git_writes(self) -> Checkouts:
