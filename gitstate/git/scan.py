@@ -27,7 +27,7 @@ class Differing(Record):
     deleted: list[bytes]
     """Nothing is there."""
     modified: list[bytes]
-    """Other bytes may be there: size or times are not those that git noted."""
+    """Other bytes may be there, or something else than a file: size, times or type are not those that git noted."""
 
 
 class WorktreeScan:
@@ -88,7 +88,9 @@ class WorktreeScan:
                 deleted = [path for head, path in found if head.endswith(b"D")]
                 # Git also calls a file deleted where a directory stands, or behind a symlink.
                 gone = [path for path in deleted if not os.path.lexists(os.path.join(self._repository.toplevel, path))]
-                self._found = Differing(gone, [path for head, path in found if head.endswith(b"M")])
+                replaced = set(deleted).difference(gone)
+                changed = [path for head, path in found if head.endswith((b"M", b"T")) or path in replaced]
+                self._found = Differing(gone, changed)
         return self._found
 
     def proves_only(self, paths: Collection[bytes]) -> bool:

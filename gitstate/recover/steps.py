@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 
+from ..errors import GitError
 from ..format.archive import tree_of_base
 from ..format.manifest import LeftOut
 from ..format.names import workspace_id
@@ -39,7 +40,7 @@ from ..restore.files import FileRecovery, save_for_safety, umask_now, usual_umas
 from ..restore.index import IndexRecovery
 from ..restore.paths import SavedPaths, paths_with
 from ..system.process import boot_id
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.live_context import with_measured_fields
 from ..workspace.ownership import clear_journal, ref_locks, write_journal
 from .act.branch import BranchMover
@@ -52,8 +53,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..format.context import Context
+    from ..git.scan import WorktreeScan
     from ..restore.choices import Choice, Target
     from ..restore.index import Written
+    from ..restore.missing import MissingFiles
     from ..restore.paths import Workspace
     from .act.nested import Recover, RecoverInto
     from .plan import Facts, Verdict
@@ -135,10 +138,16 @@ class Recovery:
                 self._mover().start()
             index.learn(saved.told)
             index.set_broken_aside()
+        if self.request.overwrite:
+            targets += self._missing(saved, None if self.request.dry_run else index.scan).edited(targets)
         choices = saved.choices(targets, outcome)
         outcome.kept = paths_with(choices, "keep")
         if self.request.dry_run:
             outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
+            with suppress(GitError):  # the index may be torn
+                missing = self._missing(saved, None)
+                outcome.restored += missing.gone(targets)
+                outcome.kept += [target.path for target in missing.edited(targets)]
             return self._result("changed" if outcome.kept else "restore")
         self._journal()
         if needs_safety_save(choices) and not self._is_in_head(saved, choices):
@@ -196,14 +205,17 @@ class Recovery:
         paths = {target.path for target in targets}
         if scan is not None and (scan.proves_only(paths) or (not has_filters and scan.shows_only(paths))):
             return
-        from ..restore.missing import MissingFiles
-
         # It may take long, and nobody could commit meanwhile.
         self._mover().undo()
-        missing = MissingFiles(self.workspace, saved, outcome, scan)
+        missing = self._missing(saved, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
         with usual_umask(self.repository, saved.newest):
             missing.restore(targets, sizes)
+
+    def _missing(self, saved: SavedPaths, scan: WorktreeScan | None) -> MissingFiles:
+        from ..restore.missing import MissingFiles
+
+        return MissingFiles(self.workspace, saved, self.outcome, scan)
 
     def _is_in_head(self, saved: SavedPaths, choices: Sequence[Choice]) -> bool:
         """Whether all that will be replaced or deleted is as the commit of HEAD has it, which the save keeps alive."""

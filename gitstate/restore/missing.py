@@ -13,10 +13,11 @@ from ..git.entries import list_tree_paths
 from ..git.permitted import without_filters
 from ..git.scan import Differing, WorktreeScan
 from ..git.status import parse_listing
-from ..objects.tree import GITLINK, Leaf, is_safe_path
+from ..objects.tree import GITLINK, SYMLINK, Leaf, is_safe_path
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace.files import MISSING, FileState
+from ..workspace.live_context import state_name
 from ..workspace.ownership import checkout_staging
 from .choices import Choice, Outcome, Target, make_writable
 from .converted import Checkout
@@ -119,11 +120,14 @@ class MissingFiles:
         So are files that git wrote without their filter since the save: they hold their blob, and had another size
         (see `sizes_at_save`).
         """
-        gone, present = self._find({target.path for target in targets})
+        gone, present, edited = self._find({target.path for target in targets})
         if only_cut_short:
             gone = {path: leaf for path, leaf in gone.items() if path in present}
         elif self._may_have_been_gone(targets):
             gone = self._leave_gone(gone, present)
+        if not only_cut_short:
+            kept = [target.path for target in self._not_as_saved(edited)]
+            self._outcome.kept += [path for path in kept if path not in self._outcome.kept]
         bare = self._unfiltered(sizes or {})
         gone = {**bare, **gone}
         present.update(
@@ -219,11 +223,58 @@ class MissingFiles:
             self._outcome.failed.append(LeftOut(path, why, False))
         return True
 
-    def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, FileState]]:
-        """What is to be written, and of it, as it is now, what a power cut left short."""
+    def edited(self, targets: Sequence[Target]) -> list[Target]:
+        """The files that hold something else since the save; `targets` are the paths that are dealt with already."""
+        return self._not_as_saved(self._find({target.path for target in targets})[2])
+
+    def gone(self, targets: Sequence[Target]) -> list[bytes]:
+        """The files that nothing is left of, where `restore` would write them; `targets` as above."""
+        gone, present, _ = self._find({target.path for target in targets})
+        return [] if self._may_have_been_gone(targets) else [path for path in gone if path not in present]
+
+    def _not_as_saved(self, leaves: Mapping[bytes, Leaf]) -> list[Target]:
+        """Those of the files, which may have been edited, that were. Git tells first: it reads many in little time."""
+        if not leaves:
+            return []
+        differing = self._differing()
+        targets = [
+            Target(path, leaf, None, frozenset({leaf}), True)
+            for path, leaf in leaves.items()
+            if differing is None or path in differing
+        ]
+        named = self._paths.newest.manifest.modes
+        return [
+            choice.target
+            for choice in self._paths.choices(targets, Outcome())
+            if choice.action != "same" or (choice.target.path not in named and _is_other_class(choice))
+        ]
+
+    def _differing(self) -> set[bytes] | None:
+        """The tracked files whose content or type git takes for changed; None where it can't tell."""
         repository = self._workspace.repository
-        scan = self._scan or WorktreeScan(repository, os.path.join(repository.git_dir, b"index"))
-        differing = scan.finish() or self._asked_one_by_one()
+        words = (
+            "diff",
+            "-z",
+            "--name-only",
+            "--no-renames",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--ignore-submodules=all",
+        )
+        env = dict(repository.filter_env())
+        # By then it may be git's own.
+        if self._scan is not None and os.path.exists(self._scan.index):
+            env["GIT_INDEX_FILE"] = os.fsdecode(self._scan.index)
+        with suppress(GitError):
+            return {*split_nul(self._workspace.git.run(*words, env=env, timeout=repository.filter_limit))}
+        return None
+
+    def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, FileState], dict[bytes, Leaf]]:
+        """What is to be written; of it, as it is now, what a power cut left short; what else may have been edited."""
+        repository = self._workspace.repository
+        if self._scan is None:
+            self._scan = WorktreeScan(repository, os.path.join(repository.git_dir, b"index"))
+        differing = self._scan.finish() or self._asked_one_by_one()
         modified = [path for path in dict.fromkeys(differing.modified) if path not in known]
         names = dict.fromkeys(differing.deleted)
         gone = [path for path in names if path not in known and not self._paths.was_left_out(path)]
@@ -238,7 +289,18 @@ class MissingFiles:
             for path in modified
             if path in leaves and self._paths.is_cut_short(Target(path, leaves[path], None, frozenset()))
         }
-        return {path: leaves[path] for path in dict.fromkeys((*gone, *cut_short)) if path in leaves}, cut_short
+        # A submodule is looked at by the recovery of what is in it.
+        never = (*cut_short, state_name(repository))
+        edited = {
+            path: leaves[path]
+            for path in modified
+            if path in leaves
+            and path not in never
+            and leaves[path].mode != GITLINK
+            and not self._paths.was_left_out(path)
+        }
+        written = {path: leaves[path] for path in dict.fromkeys((*gone, *cut_short)) if path in leaves}
+        return written, cut_short, edited
 
     def _asked_one_by_one(self) -> Differing:
         """The same where something is hidden from git, or git failed."""
@@ -280,3 +342,10 @@ class MissingFiles:
             if any(key.startswith(f"filter.{name}.") for key in repository.config):
                 why = "no filter of this repository runs here; written without it"
                 self._outcome.failed.append(LeftOut(path, why, False))
+
+
+def _is_other_class(choice: Choice) -> bool:
+    """Whether a file was made executable, or no longer is."""
+    target, seen, _ = choice
+    is_file = seen.kind == "file" and target.saved is not None and target.saved.mode != SYMLINK
+    return is_file and target.saved is not None and (seen.permissions ^ target.saved.mode) & 0o100 != 0

@@ -338,7 +338,8 @@ class SavedPaths:
         """Whether only what git stores of the file is known, and the file is what git writes for it."""
         if not target.is_as_stored or target.saved is None:
             return False
-        return seen.oid in self._as_git_writes().oids(target._replace(bases=frozenset({target.saved})))
+        alone = target._replace(bases=frozenset({target.saved}))
+        return seen.oid in self._as_git_writes().oids(alone) or self._is_named(alone)
 
     def _with_its_commit(self, target: Target) -> Target:
         """A target with all that `_action` asks git for among its bases."""
