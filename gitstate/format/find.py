@@ -54,7 +54,7 @@ def resolve_save(repository: Repository, name: str) -> str:
 
     A name is an id, `latest` or `checkpoint` (with `~N` for the Nth before it), a time such as `10m` (the newest save
     that is at least so old), a label (of several saves the newest), or the beginning of one id. Of this workspace all
-    of them count, of others and of fetched saves their ids alone.
+    of them count, but for `latest` the safety saves; of others and of fetched saves their ids alone.
     """
     with ObjectReader(repository.git) as reader:
         own = own_saves(repository, reader)
@@ -109,9 +109,11 @@ def _by_place(own: Sequence[HeldSave], name: str, saves: SavesAhead) -> str:
         raise _no_save(name)
     fitting: list[HeldSave] = []
     for held in own:
-        if word == "latest" or _is_checkpoint(held, saves):
+        kind = _kind(held, saves)
+        # A command that restores takes a safety save: the same name means the same save in the next command.
+        if kind != "safety" if word == "latest" else kind == "checkpoint":
             fitting.append(held)
-        if word != "latest" and len(fitting) > int(number):
+        if len(fitting) > int(number):
             break
     if not fitting:
         what = "checkpoint" if word == "checkpoint" else "save"
@@ -158,9 +160,9 @@ def _label(held: HeldSave, saves: SavesAhead) -> str | None:
     return None if manifest is None else manifest.label
 
 
-def _is_checkpoint(held: HeldSave, saves: SavesAhead) -> bool:
+def _kind(held: HeldSave, saves: SavesAhead) -> str | None:
     manifest = _manifest_of(held.archive, saves)
-    return manifest is not None and manifest.kind == "checkpoint"
+    return None if manifest is None else manifest.kind
 
 
 def _manifest_of(archive: Oid, saves: SavesAhead) -> Manifest | None:

@@ -40,6 +40,19 @@ def test_places_count_from_the_newest(ws: Workspace) -> None:
     assert [named(ws, name) for name in ("checkpoint", "checkpoint~1")] == [third, second]
 
 
+def test_latest_passes_over_the_saves_that_a_restore_takes(ws: Workspace) -> None:
+    ws.write("b.txt", "held\n")
+    first, second = checkpoints(ws, "one", "two")
+    for path in ("a.txt", "b.txt"):
+        ws.write(path, "edited since\n")
+    for path, content in (("a.txt", b"two\n"), ("b.txt", b"held\n")):
+        run = ws.gitstate("restore", "--overwrite", "latest", path)
+        assert run.exit_status == 0 and "the files as they were before: save" in run.stderr, run
+        assert ws.read(path) == content
+    assert [named(ws, name) for name in ("latest", "latest~1")] == [second, first]
+    assert b"safety" in ws.gitstate("log").stdout
+
+
 @pytest.mark.parametrize("name", ["latest~9", "latest~x", "latest~-1", "checkpoint~9", "99w", "nobody", "~1", ""])
 def test_name_of_no_save_exits_4_and_says_what_to_type(ws: Workspace, name: str) -> None:
     checkpoints(ws, "one")
