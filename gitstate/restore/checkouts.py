@@ -9,7 +9,7 @@ from ..git.attributes import Conversions
 from ..git.command import Oid, object_id
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..system.process import limit_memory
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,14 +47,16 @@ class Checkouts:
             return
         infos = self._reader.kinds([oid for _, oid in pairs])
         pairs = [pair for pair, info in zip(pairs, infos, strict=True) if info is not None and info[1] <= _SMALL]
-        filtered = self._conversions.filters_of([path for path, _ in pairs]) if pairs else {}
-        left = [pair for pair in dict.fromkeys(pairs) if pair[0] not in filtered]
-        while left:
-            # Of each path one blob.
-            asked = dict(reversed(left))
-            left = [pair for pair in left if asked[pair[0]] != pair[1]]
-            found = self._conversions.checkout_oids(asked)
-            self._known.update({(path, asked[path]): oid for path, oid in found.items()})
+        # Where git is killed, as for want of memory, each is asked for by itself.
+        with suppress(GitError):
+            filtered = self._conversions.filters_of([path for path, _ in pairs]) if pairs else {}
+            left = [pair for pair in dict.fromkeys(pairs) if pair[0] not in filtered]
+            while left:
+                # Of each path one blob.
+                asked = dict(reversed(left))
+                left = [pair for pair in left if asked[pair[0]] != pair[1]]
+                found = self._conversions.checkout_oids(asked)
+                self._known.update({(path, asked[path]): oid for path, oid in found.items()})
 
     def oids(self, target: Target) -> Iterator[Oid | None]:
         """What git writes for each base of a target; None where its filters fail.

@@ -100,6 +100,20 @@ def test_torn_index_costs_no_file(command: tuple[str, ...], ws: Workspace) -> No
     assert ws.read("many/file7") == wanted and "many/file7" in [one["path"] for one in answer["restored"]]
 
 
+def test_git_that_is_killed_costs_no_file(ws: Workspace, tmp_path: Path) -> None:
+    """As by the OOM killer. Each file is asked for by itself then."""
+    before = saved_and_wiped(ws)
+    tools, once = tmp_path / "tools", tmp_path / "once"
+    tools.mkdir()
+    once.touch()
+    kills = f'case "$*" in *"--filters --batch="*) rm {once} 2>/dev/null && kill -9 $$;; esac'
+    (tools / "git").write_text(f'#!/bin/sh\n{kills}\nexec {shutil.which("git")} "$@"\n')
+    (tools / "git").chmod(0o755)
+    ws.cli_env = {**ws.cli_env, "PATH": f"{tools}:{os.environ['PATH']}"}
+    recovered_from(ws.recover())
+    assert before.diff(fingerprint(ws.path)) == [] and not once.exists()
+
+
 def test_file_emptied_since_stays_where_git_can_not_read_its_base(ws: Workspace, tmp_path: Path) -> None:
     """Git ends at a damaged blob, and has printed by then that its content comes next."""
     saved_and_wiped(ws)
