@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError
+from ..errors import GitError, GitstateError
 from ..format.context import Context, with_values
 from ..format.manifest import LeftOut
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
@@ -301,12 +301,15 @@ def _is_below(save: Save, taken: Snapshot) -> bool:
 def _known(save: Save, builder: Builder, taken: Snapshot, context: Context) -> PendingSave:
     """What the plan must know of one pending save."""
     is_below = save.manifest.moves_branch and _is_below(save, taken)
+    is_reset = not is_below and _is_reset(save, builder, taken)
+    is_lost = is_reset and _is_damaged(save, builder)
     return PendingSave(
         save.manifest.save_id,
         save.archive,
         base=save.manifest.base,
         is_below=is_below,
-        emptied=_is_wiped(save, builder) if is_below else _is_reset(save, builder, taken),
+        emptied=_is_wiped(save, builder) if is_below else is_reset and not is_lost,
+        is_lost=is_lost,
         same_work=save.context.work() == context.work(),
     )
 
@@ -322,6 +325,24 @@ def _is_reset(save: Save, builder: Builder, taken: Snapshot) -> bool:
     """Whether worktree and index are what the save stands on, though it holds work."""
     holds = save.wip_tree != builder.tree_of(save.manifest.head) or bool(save.manifest.staged)
     return holds and taken.head == save.manifest.head and not taken.dirty and not taken.nested
+
+
+def _is_damaged(save: Save, builder: Builder) -> bool:
+    """Whether git can't read what a save changed: another one of the same trees would be as unreadable."""
+    from ..git.damaged.broken import is_whole
+    from ..git.entries import differing_paths
+
+    base = builder.tree_of(save.manifest.head)
+    staged = save.files.get(b"staged")
+    try:
+        for tree in (save.wip_tree, *([staged[1]] if staged else [])):
+            differing_paths(builder.repository, base, tree)
+        return False
+    except GitError as error:
+        if error.status < 0:
+            raise
+        # Where it is the base that can't be read, what the save holds may be whole.
+        return save.manifest.head is None or is_whole(builder.repository.git, save.manifest.head)
 
 
 def _ends_after_checkpoint(request: SaveRequest, scene: Scene, own: str) -> bool:

@@ -24,6 +24,7 @@ CLEAN = "nothing to save: the worktree is clean and has no context"
 ALL_SKIPPED = "nothing was saved: everything that could be saved was skipped"
 EMPTIED = "the workspace was emptied or reset: the pending save holds its work and was left as it is"
 RENEWED = "the workspace was reset: the new save takes over the work of the pending one"
+LOST = "the pending save is unreadable, and pending no longer: see gitstate log"
 SAME_AS_SAVE = "nothing changed since the last save"
 SAME_AS_CHECKPOINT = "nothing changed since the last checkpoint"
 
@@ -47,6 +48,8 @@ class PendingSave(Record):
     """HEAD is on its WIP commit, on the branch that it moved: a new save stacks on it."""
     emptied: bool = False
     """Its work is gone from the disk: wiped, or reset to the commit that it stands on."""
+    is_lost: bool = False
+    """Its work is gone from the disk, and git can't read the trees that hold it."""
     same_work: bool = False
     """Its context says of the task what the context of now says."""
 
@@ -161,6 +164,7 @@ def plan_save(facts: SaveFacts) -> SavePlan:
         plan = plan._replace(upon=pending.save_id, stacks=pending.is_below)
         if pending.emptied and not pending.is_below:
             return plan._replace(message=RENEWED, renews=True)
+        plan = plan._replace(message=LOST) if pending.is_lost else plan
     why = _why_not_moved(facts)
     deletes = [facts.foreign_marker] if facts.foreign_marker is not None else []
     if early is not None:

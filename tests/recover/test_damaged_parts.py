@@ -250,6 +250,20 @@ def test_save_whose_base_git_can_not_read_is_not_to_be_discarded(
     done(deep.recover())
 
 
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("tree", ["^1:d", "^1^1:d", "^1^{tree}"], ids=["WIP directory", "staged directory", "WIP tree"])
+def test_new_save_does_not_take_over_what_git_can_not_read(tree: str, content: bytes | None, deep: Workspace) -> None:
+    """Its trees would be the same ones, and nothing of it would come back."""
+    newest = archive(deep)
+    deep.git("reset", "-q", "--hard", "HEAD~2")
+    replace(place(deep, newest + tree), content)
+    saved = done(deep.save(task_id="T-8")).json
+    assert saved["result"] == "saved" and "the pending save is unreadable" in saved["message"], saved
+    (found,) = done(deep.recover()).json["workspaces"]
+    assert found["context"]["task_id"] == "T-8"
+    assert newest in deep.refs(SAVES).values(), "what is left of it stays"
+
+
 def test_undo_of_a_save_that_is_damaged_says_which(deep: Workspace) -> None:
     wip = deep.out("rev-parse", "HEAD")
     done(deep.recover())
