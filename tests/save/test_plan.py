@@ -214,6 +214,11 @@ def test_reset_workspace_with_another_task_renews_the_pending_save(has_context: 
     )
 
 
+def test_reset_workspace_takes_over_no_pending_save_that_git_cannot_read() -> None:
+    plan = plan_save(clean(pending=BESIDE._replace(is_lost=True)))
+    assert (plan.result, plan.message, plan.renews) == ("saved", plans.LOST, False)
+
+
 @pytest.mark.parametrize("same_work", [False, True])
 def test_new_files_in_a_wiped_workspace_are_saved_without_the_deletions(same_work: bool) -> None:
     plan = plan_save(facts(pending=STACKED._replace(emptied=True, same_work=same_work)))
