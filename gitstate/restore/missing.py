@@ -289,11 +289,13 @@ class MissingFiles:
             for path in modified
             if path in leaves and self._paths.is_cut_short(Target(path, leaves[path], None, frozenset()))
         }
+        # A save of what changed since the run began, or that had no time for all, does not tell what the others held.
         # A submodule is looked at by the recovery of what is in it.
+        is_whole = all(item.path for item in self._paths.newest.manifest.left_out)
         never = (*cut_short, state_name(repository))
         edited = {
             path: leaves[path]
-            for path in modified
+            for path in (modified if is_whole else ())
             if path in leaves
             and path not in never
             and leaves[path].mode != GITLINK

@@ -133,13 +133,16 @@ def test_early_save_looks_at_nothing_but_what_the_agent_changed(large: Workspace
     assert ws.out("diff", "--cached", "--name-only") == "staged.txt"
 
 
-def test_kill_after_the_early_save_loses_nothing_on_disk(large: Workspace, started: Started) -> None:
+@pytest.mark.parametrize("options", [[], ["--overwrite"]], ids=["kept", "overwrite"])
+def test_kill_after_the_early_save_loses_nothing_on_disk(
+    large: Workspace, started: Started, options: list[str]
+) -> None:
     ws = large
     early = marker(ws)
     kill_all(ws, started)
     assert marker(ws) == early
-    work = {name: ws.read(name) for name in WORK}
-    run = ws.recover()
+    work = {name: ws.read(name) for name in (*WORK, "before.txt")}
+    run = ws.recover(*options)
     assert run.json["workspaces"][0]["verdict"] == "restore", run
     assert "not looked at as a whole" in json.dumps(run.json), "recover tells that the save is not whole"
     assert {name: ws.read(name) for name in work} == work
