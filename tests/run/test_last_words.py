@@ -93,8 +93,9 @@ def test_save_that_fails_after_its_marker_is_named(ws: Workspace) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         started.send(signal.SIGTERM)
         assert started.status() == 143, started.words()
-    wait_until(lambda: not keepers(ws), "the keeper has gone")
     said = started.words()
+    # A disk that is busy with the data of others may hold a sync of that save: then the files of the run stay.
+    wait_until(lambda: not keepers(ws) or "goes on until the disk answers" in said, "the keeper has gone")
     assert f"saved {the_id(ws, 'pending')}" in said, said
     assert "not saved" not in said
     assert len(ws.refs("refs/gitstate/saves")) == 1, "the early save is still listed"
