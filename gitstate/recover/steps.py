@@ -138,16 +138,16 @@ class Recovery:
                 self._mover().start()
             index.learn(saved.told)
             index.set_broken_aside()
-        if self.request.overwrite:
-            targets += self._missing(saved, None if self.request.dry_run else index.scan).edited(targets)
+            if self.request.overwrite:
+                targets += self._missing(saved, index.scan).edited(targets)
+        else:
+            gone, edited = self._foreseen(saved, targets)
+            targets += edited if self.request.overwrite else []
         choices = saved.choices(targets, outcome)
         outcome.kept = paths_with(choices, "keep")
         if self.request.dry_run:
-            outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
-            with suppress(GitError):  # the index may be torn
-                missing = self._missing(saved, None)
-                outcome.restored += missing.gone(targets)
-                outcome.kept += [target.path for target in missing.edited(targets)]
+            outcome.restored, outcome.deleted = paths_with(choices, "write") + gone, paths_with(choices, "delete")
+            outcome.kept += [] if self.request.overwrite else [target.path for target in edited]
             return self._result("changed" if outcome.kept else "restore")
         self._journal()
         if needs_safety_save(choices) and not self._is_in_head(saved, choices):
@@ -211,6 +211,13 @@ class Recovery:
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
         with usual_umask(self.repository, saved.newest):
             missing.restore(targets, sizes)
+
+    def _foreseen(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[list[bytes], list[Target]]:
+        """The tracked files, but for `targets`, that are gone, and those that were edited; none with a torn index."""
+        missing = self._missing(saved, None)
+        with suppress(GitError):
+            return missing.gone(targets), missing.edited(targets)
+        return [], []
 
     def _missing(self, saved: SavedPaths, scan: WorktreeScan | None) -> MissingFiles:
         from ..restore.missing import MissingFiles

@@ -87,6 +87,19 @@ def test_dry_run_names_what_is_gone(ws: Workspace) -> None:
         assert named(recovered_from(ws.recover(*options)), "restored") == ["b.txt"]
 
 
+@pytest.mark.parametrize("options", [(), ("--overwrite",)], ids=" ".join)
+def test_dry_run_with_a_torn_index_names_what_the_save_changed(options: tuple[str, ...], ws: Workspace) -> None:
+    """Which other files were edited nobody can tell then, and a recovery that is only tried must not fail of it."""
+    base = ws.out("rev-parse", "HEAD")
+    ws.write("a.txt", "saved\n")
+    ws.save()
+    ws.git("reset", "-q", "--hard", base)
+    _edited(ws)
+    (ws.git_dir / "index").write_bytes(b"DIRCgarbage")
+    assert named(recovered_from(ws.recover("--dry-run", *options)), "restored") == ["a.txt"]
+    assert named(recovered_from(ws.recover(*options)), "restored") == ["a.txt", *(["b.txt"] if options else [])]
+
+
 @losses
 def test_the_saved_version_wins_with_overwrite(ws: Workspace, lose: Callable[[Workspace], None]) -> None:
     was = ws.read("b.txt")
