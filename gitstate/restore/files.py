@@ -138,7 +138,7 @@ class FileRecovery:
         tried = 0
         ready: list[Choice] = []
         if any(choice.target.is_as_stored for choice in choices):
-            from .converted import check_out_stored
+            from .checkout import check_out_stored
 
             self._converted = check_out_stored(self._workspace, [choice.target for choice in choices], self._outcome)
         self._small = self._read_small(choices)

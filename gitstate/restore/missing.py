@@ -19,8 +19,8 @@ from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace.files import MISSING, FileState
 from ..workspace.live_context import state_name
 from ..workspace.ownership import checkout_staging
+from .checkout import Checkout
 from .choices import Choice, Outcome, Target, make_writable
-from .converted import Checkout
 from .files import FileRecovery, save_for_safety, usual_umask
 from .paths import SavedPaths, Workspace
 

@@ -19,7 +19,7 @@ from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.ownership import give_back
 from ..workspace.settings import with_filter_limit
-from .converted import check_out_all
+from .checkout import check_out_all
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:

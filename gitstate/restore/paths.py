@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..git.scan import WorktreeScan
     from ..snapshot.hidden import ListedNames
     from ..system.child import Child
-    from .checkouts import Checkouts
+    from .checkout_oids import CheckoutOids
     from .choices import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
@@ -89,7 +89,7 @@ class SavedPaths:
         #: For a single save: what each of its trees holds at every path in which one differs from that of the base.
         self.told: dict[Oid | None, dict[bytes, Leaf | None]] = {}
         self._differences: TreeDifferences | None = None
-        self._checkouts: Checkouts | None = None
+        self._checkout_oids: CheckoutOids | None = None
 
     # -- what was
 
@@ -343,15 +343,16 @@ class SavedPaths:
 
     def _with_its_commit(self, target: Target) -> Target:
         """A target with all that `_action` asks git for among its bases."""
-        is_asked = target.is_as_stored and target.saved is not None
-        return target._replace(bases=target.bases | {target.saved}) if is_asked and target.saved else target
+        if not target.is_as_stored or target.saved is None:
+            return target
+        return target._replace(bases=target.bases | {target.saved})
 
-    def _as_git_writes(self) -> Checkouts:
-        if self._checkouts is None:
-            from . import checkouts
+    def _as_git_writes(self) -> CheckoutOids:
+        if self._checkout_oids is None:
+            from . import checkout_oids
 
-            self._checkouts = checkouts.Checkouts(self._workspace.repository, self._workspace.reader)
-        return self._checkouts
+            self._checkout_oids = checkout_oids.CheckoutOids(self._workspace.repository, self._workspace.reader)
+        return self._checkout_oids
 
     def _is_named(self, target: Target) -> bool:
         from .pointers import holds_what_is_named

@@ -1,4 +1,4 @@
-"""What git writes into the worktree for the blobs of a save: a file that is this very thing is nobody's work."""
+"""What git would write into the worktree for a blob, without writing it: a file that is just that is nobody's work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_CONVERTED = 256 << 20
 _FEW, _SMALL = 4, 128 << 10
 
 
-class Checkouts:
+class CheckoutOids:
     """Asks git for them: one by one where a program converts them, else many at once."""
 
     def __init__(self, repository: Repository, reader: ObjectReader) -> None:

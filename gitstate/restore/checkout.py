@@ -1,6 +1,6 @@
-"""Git writes files of an index, where it converts them: line ends, encodings, filters. A filter may fail, or take long.
+"""Git checks out files of an index, and converts them: line ends, encodings, filters. A filter may fail, or take long.
 
-So are those of which only what git stores is known, and not what was on the disk.
+So are files written of which only what git stores is known, and not what was on the disk.
 """
 
 from __future__ import annotations
