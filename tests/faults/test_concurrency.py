@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -265,6 +266,19 @@ def test_index_written_in_place_during_a_save_is_read_again(ws: Workspace) -> No
     assert ws.read("a.txt").endswith(b"one more line\n")
 
 
+def index_that_moves_once(ws: Workspace) -> Path:
+    """Work that a save can't read without git replacing the index; the file that is there until that has happened."""
+    ws.write(".gitattributes", "a.txt filter=slow\n")
+    ws.add(".gitattributes")
+    ws.commit()
+    once = ws.git_dir / "once"
+    once.touch()
+    ws.config("filter.slow.clean", f"test ! -e '{once}' || {{ rm '{once}' && git update-index --add b.txt; }}; cat")
+    ws.append("b.txt")
+    ws.append("a.txt")
+    return once
+
+
 #: Another save, begun where this one waits until git lets the index alone.
 SAVE_BESIDE = """\
 import subprocess, types
@@ -278,14 +292,7 @@ save.time = types.SimpleNamespace(sleep=sleep)"""
 @pytest.mark.faults
 def test_checkpoint_that_waits_for_git_keeps_no_save_waiting(ws: Workspace) -> None:
     """The workspace is not locked between two attempts."""
-    ws.write(".gitattributes", "a.txt filter=slow\n")
-    ws.add(".gitattributes")
-    ws.commit()
-    once = ws.git_dir / "once"
-    once.touch()
-    ws.config("filter.slow.clean", f"test ! -e '{once}' || {{ rm '{once}' && git update-index --add b.txt; }}; cat")
-    ws.append("b.txt")
-    ws.append("a.txt")
+    once = index_that_moves_once(ws)
     done = patched(ws, SAVE_BESIDE, "checkpoint", "--task-id", "T-1")
     assert done.returncode == 0, done.stderr
     assert not once.exists()
@@ -338,14 +345,7 @@ save.time = types.SimpleNamespace(sleep=sleep)"""
 @pytest.mark.faults
 def test_save_that_waits_for_git_keeps_the_workspace(ws: Workspace) -> None:
     """Who came between could hold it longer than the save has time."""
-    ws.write(".gitattributes", "a.txt filter=slow\n")
-    ws.add(".gitattributes")
-    ws.commit()
-    once = ws.git_dir / "once"
-    once.touch()
-    ws.config("filter.slow.clean", f"test ! -e '{once}' || {{ rm '{once}' && git update-index --add b.txt; }}; cat")
-    ws.append("b.txt")
-    ws.append("a.txt")
+    once = index_that_moves_once(ws)
     done = patched(ws, CHECKPOINT_BESIDE, "save", "--task-id", "T-1")
     assert done.returncode == 0, done.stderr
     assert not once.exists()
