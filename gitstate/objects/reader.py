@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from ..errors import GitError, MissingObject
 from ..git.command import Git, Oid, is_oid, object_id
 from ..system.child import Child
+from ..system.files import temporary_directory
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -208,14 +211,29 @@ class ObjectReader:
         for start in range(0, len(oids), self._AT_ONCE):
             some = oids[start : start + self._AT_ONCE]
             ready = {oid: self._foreseen.pop((verb, oid)) for oid in {*some} if (verb, oid) in self._foreseen}
-            self._ask(verb, [oid for oid in some if oid not in ready])
-            found += [ready[oid] if oid in ready else read(oid) for oid in some]  # type: ignore[misc]
+            asked = [oid for oid in some if oid not in ready]
+            self._ask(verb, asked)
+            process = self._started
+            for oid in some:
+                if oid in ready:
+                    found.append(ready[oid])  # type: ignore[arg-type]
+                    continue
+                if self._started is not process:
+                    # Git ended at the one before.
+                    self._ask(verb, asked)
+                    process = self._started
+                found.append(read(oid))
+                del asked[0]
         return found
 
     def _catch_up(self) -> None:
         ahead, self._ahead = self._ahead, []
         try:
+            process = self._started
             for verb, oid in ahead:
+                if self._started is not process:
+                    # Git ended at the one before.
+                    break
                 self._foreseen[verb, oid] = self._info(oid) if verb == b"info" else self._content(oid)
         except GitError:
             # Raised when that object is requested; the others are requested again.
@@ -252,7 +270,7 @@ class ObjectReader:
         self._process.stdout.read(1)
         if len(data) != info.size:
             self.restart()
-            raise MissingObject(oid, "is cut short")
+            return info.kind, b"".join(self._elsewhere(oid, info.size))
         return info.kind, data
 
     def stream(self, oid: Oid) -> Iterable[bytes]:
@@ -269,10 +287,29 @@ class ObjectReader:
         while left:
             data = self._process.stdout.read(min(left, 1 << 20))
             if not data:
-                raise MissingObject(oid, "is cut short")
+                self.restart()
+                yield from self._elsewhere(oid, left)
+                return
             left -= len(data)
             yield data
         self._process.stdout.read(1)
+
+    def _elsewhere(self, oid: Oid, last: int) -> Iterable[bytes]:
+        """The `last` bytes of a blob, in pieces, whose loose file ends too soon: a pack may have it whole.
+
+        There other commands of git find it; `cat-file` of git 2.55 does not look any further. Raises MissingObject.
+        """
+        try:
+            with temporary_directory("gitstate-blob-") as directory:
+                git_dir = self._git.run("rev-parse", "--absolute-git-dir").removesuffix(b"\n")
+                env = {**(self._env or {}), "GIT_DIR": os.fsdecode(git_dir), "GIT_WORK_TREE": directory}
+                name = self._git.run("-C", directory, "unpack-file", oid, env=env).removesuffix(b"\n")
+                with open(os.path.join(os.fsencode(directory), name), "rb") as file:
+                    file.seek(-last, os.SEEK_END)
+                    while data := file.read(1 << 20):
+                        yield data
+        except (GitError, OSError):
+            raise MissingObject(oid, "is cut short") from None
 
 
 class ObjectsAhead:

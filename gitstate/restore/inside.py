@@ -251,8 +251,8 @@ def _add_settings(git: Git, git_dir: bytes, settings: Sequence[tuple[str, str]])
     try:
         for key, value in settings:
             _set(git_dir, key, value)
-        # Reads all of what nearly every command reads.
-        git.run("update-ref", "--stdin")
+        # Reads all of what nearly every command reads, and what a newer git reads with the first file only.
+        git.run("hash-object", "--no-filters", "--", config)
     except GitError:
         files.write_atomic(config, before, mode=0o644, staging=git_dir)
         half = len(settings) // 2

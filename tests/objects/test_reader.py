@@ -81,3 +81,45 @@ def test_git_that_was_killed_is_told_from_a_missing_object(ws: Workspace) -> Non
         assert raised.value.status == -9 and not isinstance(raised.value, MissingObject)
         reader.restart()
         assert reader.kinds([blob]) == [("blob", 8)]
+
+
+#: Large enough that what a power cut left of its file begins with bytes of the blob.
+TORN = b"".join(b"%d\n" % number for number in range(40_000))
+
+
+def torn_blob(ws: Workspace, *, packed: bool) -> str:
+    """A blob whose loose file was cut to a half, and which a pack has whole if it is `packed`."""
+    ws.write("torn", TORN)
+    ws.commit("second")
+    if packed:
+        ws.git("repack", "-q", "-a")
+    oid = ws.out("rev-parse", "HEAD:torn")
+    path = ws.git_dir / "objects" / oid[:2] / oid[2:]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return oid
+
+
+def test_blob_with_a_torn_file_is_read_from_its_pack(ws: Workspace) -> None:
+    torn, whole = torn_blob(ws, packed=True), ws.out("rev-parse", "HEAD:f")
+    with reader_of(ws) as reader:
+        assert reader.contents([whole, torn, whole, torn]) == [("blob", b"content\n"), ("blob", TORN)] * 2
+        assert b"".join(reader.stream(torn)) == TORN
+        assert b"".join(reader.stream(whole)) == b"content\n"
+    with reader_of(ws) as reader:
+        reader.foresee_contents([torn])
+        reader.foresee_kinds([whole])
+        reader.foresee_contents([whole])
+        assert reader.kinds([torn, whole]) == [("blob", len(TORN)), ("blob", 8)]
+        assert reader.contents([whole, torn]) == [("blob", b"content\n"), ("blob", TORN)]
+    assert sorted(path.name for path in ws.path.iterdir()) == [".git", "f", "torn"]
+
+
+def test_blob_with_a_torn_file_and_no_pack_is_named(ws: Workspace) -> None:
+    torn, whole = torn_blob(ws, packed=False), ws.out("rev-parse", "HEAD:f")
+    with reader_of(ws) as reader:
+        for ask in (lambda: reader.contents([whole, torn, whole]), lambda: list(reader.stream(torn))):
+            with pytest.raises(MissingObject, match=torn):
+                ask()
+            reader.restart()
+            assert reader.contents([whole]) == [("blob", b"content\n")]
