@@ -36,8 +36,10 @@ def unborn_and_nothing_there(ws: Workspace) -> None:
 
 @state(losses=HERE, moves=False)
 def unborn_beside_a_tag_named_head(ws: Workspace) -> None:
-    """Git takes the tag for HEAD."""
-    ws.git("tag", "-a", "-m", "a tag", "HEAD")
+    """Git takes the tag for HEAD; newer ones make none of that name."""
+    ws.git("tag", "-a", "-m", "a tag", "other")
+    ws.git("update-ref", "refs/tags/HEAD", "refs/tags/other")
+    ws.git("tag", "-d", "other")
     ws.git("checkout", "-q", "--orphan", "new")
     ws.append("a.txt")
     ws.write("staged.txt")

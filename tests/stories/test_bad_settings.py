@@ -68,7 +68,7 @@ def test_value_that_git_can_not_read_costs_no_save(key: str, ws: Workspace) -> N
         "[status]showUntrackedFiles=some ; as git's own tests write it",
         "[status]\n\tshowUntrackedFiles = so\\\nme",
         "[status] showUntrackedFiles = so\\\n[me\\\n]",
-        "[status]\n\tshowUntrackedFiles",
+        "[diff]\n\talgorithm",
         '[filter "a]b"] required = maybe',
     ],
 )
