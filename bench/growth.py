@@ -43,7 +43,8 @@ ROWS = {
     "run that fails": "git stash push -u",
     "status": "git status",
     "hook, nothing due": "git status",
-    "log": "git stash list",
+    # Both tell how much each of them changed.
+    "log": "git stash list --shortstat",
     "prune --dry-run": "git stash list",
 }
 #: The panels of a picture: a title, and the rows of gitstate in it.
@@ -52,7 +53,8 @@ PANELS = {
     "recover": ("recover, in place", "recover, wiped"),
     "run, from its start to the end of its save": ("run that fails",),
     "status, hook": ("status", "hook, nothing due"),
-    "log, prune": ("log", "prune --dry-run"),
+    "log": ("log",),
+    "prune": ("prune --dry-run",),
 }
 _COLOURS = ("#0b6e99", "#d9730d")
 #: Up to this size a round warms up and `--runs` are timed; above it one round is timed: it takes minutes.
@@ -104,9 +106,10 @@ class Growth(Bench):
     def round(self) -> None:
         self.repository.make_dirty()
         self.git("git status", "status", "--porcelain")
-        self.git("git stash list", "stash", "list")
         self.git("git stash push -u", "stash", "push", "-qu")
         os.sync()
+        self.git("git stash list", "stash", "list")
+        self.git("git stash list --shortstat", "stash", "list", "--shortstat")
         self.git("git stash pop --index", "stash", "pop", "-q", "--index")
         self.repository.make_dirty()
         before = self.state()
