@@ -30,7 +30,7 @@ from pathlib import Path
 
 from exactness_tables import EXACT, LOSSES, REFUSED, STOPPED, WRONG, Outcome, report
 from pages import put
-from save import last_line, progress
+from place import last_line, progress
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

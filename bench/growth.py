@@ -13,22 +13,18 @@ import argparse
 import math
 import os
 import resource
-import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 from look import Bench
-from pages import put
-from save import CHECKOUT, GITCONFIG, Repository, Scenario, installed, machine, progress
+from place import CHECKOUT, Place, add_arguments, progress, publish, today, work_place
+from save import Repository, Scenario
 
 sys.path.insert(0, str(CHECKOUT))
 
@@ -235,23 +231,20 @@ class Budget:
 
 
 def measure(
-    axis: Axis, sizes: Sequence[int], runs: int, minutes: float, top: Path, gitstate: str | None
+    axis: Axis, sizes: Sequence[int], runs: int, minutes: float, place: Place
 ) -> tuple[dict[int, Times], dict[int, Times]]:
     """The times at each size, by the clock and of the processor, as far as the minutes reach."""
     results: dict[int, Times] = {}
     cpu: dict[int, Times] = {}
     budget = Budget(time.monotonic() + minutes * 60)
-    env = {"PATH": os.environ["PATH"], "HOME": str(top / "home"), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
-    env |= {"GITSTATE_HOOK_INTERVAL": "3600", "GITSTATE_REGISTER": "false"}
-    command = shlex.split(gitstate) if gitstate else [str(top / "venv" / "bin" / "gitstate")]
     for size in sizes:
         if results and not budget.allows(size):
             progress(f"{axis.name} {size:,}: would not end within the {minutes:g} minutes")
             break
         begun = time.monotonic()
         progress(f"{axis.name} {size:,}: building")
-        repository = Repository(top / f"repository-{size}", env, axis.scenario(size))
-        bench = Growth(repository, command, env)
+        repository = Repository(place.top / f"repository-{size}", place.env, axis.scenario(size))
+        bench = Growth(repository, place.gitstate, place.env)
         if axis.name == "saves":
             give_past(bench, size)
         built = time.monotonic() - begun
@@ -269,11 +262,10 @@ def measure(
 
 
 def report(axis: Axis, results: dict[int, Times], cpu: dict[int, Times], host: str) -> str:
-    date = datetime.now(UTC).date().isoformat()
     counts = {size: len(times["save"]) for size, times in results.items()}
     most = max(counts.values())
     fewer = ", ".join(f"{count} at {size:,}" for size, count in counts.items() if count != most)
-    text = f"Median of {most} runs{f' ({fewer})' if fewer else ''} in ms, whole processes. {date}: {host}, "
+    text = f"Median of {most} runs{f' ({fewer})' if fewer else ''} in ms, whole processes. {today()}: {host}, "
     text += f"{os.getloadavg()[0]:.1f} at the end ({os.cpu_count()} cores).\n\n" + table(axis, results, cpu)
     text += (
         "\nThe slope is that of the last step, log by log: 1 is in proportion to the size, 0 no growth. That of the\n"
@@ -289,10 +281,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="begin no size that ends later, for each axis (60)")
     parser.add_argument("--runs", type=int, default=3, help="timed rounds (3; one above 5,000 files)")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
-    parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
-    parser.add_argument("--workdir", type=Path, metavar="DIR", help="where to build (the temporary directory)")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the curves there")
-    parser.add_argument("--write", action="store_true", help="keep tables and curves in docs/")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the curves there (with --write: in docs/)")
+    add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -306,23 +296,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         usual = axis.quick if args.quick else axis.sizes
         sizes = [int(word) for word in args.sizes.split(",")] if args.sizes else usual
         sizes = [size for size in sizes if size <= args.most]
-        with tempfile.TemporaryDirectory(prefix="gitstate-bench-", dir=args.workdir) as name:
-            top = Path(name).resolve()
-            host = machine(top)
-            (top / "home").mkdir()
-            (top / "home" / ".gitconfig").write_text(GITCONFIG)
-            if not args.gitstate:
-                packages = installed(top / "venv").parents[1].glob("lib/*/site-packages")
-                # What gitstate needs stands where it does for this interpreter.
-                (next(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-            results, cpu = measure(axis, sizes, runs, args.minutes, top, args.gitstate)
-        text = report(axis, results, cpu, host)
-        print(text, flush=True)
+        with work_place(args, GITSTATE_HOOK_INTERVAL="3600", GITSTATE_REGISTER="false") as place:
+            results, cpu = measure(axis, sizes, runs, args.minutes, place)
+        text = report(axis, results, cpu, place.host)
         if pictures:
             draw(axis, results, pictures)
-        if args.write:
-            picture = f"![curves: {axis.title}](growth-{axis.name}.svg)\n"
-            put(CHECKOUT / "docs" / "speed.md", f"growth-{axis.name}", f"{text}\n{picture}")
+        picture = f"\n![curves: {axis.title}](growth-{axis.name}.svg)\n" if args.write else ""
+        publish(text + picture, f"growth-{axis.name}", args)
     return 0
 
 

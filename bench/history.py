@@ -21,7 +21,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from pages import put
-from save import machine
+from place import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

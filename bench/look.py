@@ -9,15 +9,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
 
-from pages import put
-from save import CHECKOUT, GITCONFIG, BenchError, Repository, Scenario, installed, machine, progress, spread
+from place import BenchError, add_arguments, progress, publish, ratio, spread, work_place
+from save import Repository, Scenario
 
 Times = dict[str, list[float]]
 #: The order of the table, and what each row is divided by.
@@ -137,9 +133,8 @@ def table(scenario: Scenario, times: Times) -> str:
     """One size: a row for each command, with the ratio to the command of git that it is compared with."""
     lines = [f"### {scenario.title}", "", "| command | ms | ratio |", "|---|---:|---|"]
     for row, floor in ROWS.items():
-        ratio = median(ours / git for ours, git in zip(times[row], times[floor], strict=True))
         name = row if row.startswith("git") else f"gitstate {row}"
-        compared = "" if row == floor else f"{ratio:.2f} of `{floor}`"
+        compared = "" if row == floor else f"{ratio(times[row], times[floor])} of `{floor}`"
         lines.append(f"| `{name}` | {spread(times[row])} | {compared} |")
     return "\n".join(lines) + "\n"
 
@@ -149,33 +144,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", default="200,10000,100000", help="tracked files (200,10000,100000)")
     parser.add_argument("--changed", type=int, default=50, help="changes in each repository (50)")
     parser.add_argument("--runs", type=int, default=5, help="timed rounds, after one to warm up (5)")
-    parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
-    parser.add_argument("--write", action="store_true", help="keep the figures in docs/speed.md")
+    add_arguments(parser)
     args = parser.parse_args(argv)
     results: list[tuple[Scenario, Times]] = []
-    with tempfile.TemporaryDirectory(prefix="gitstate-bench-") as name:
-        top = Path(name).resolve()
-        host = machine(top)
-        (top / "home").mkdir()
-        (top / "home" / ".gitconfig").write_text(GITCONFIG)
-        env = {"PATH": os.environ["PATH"], "HOME": str(top / "home"), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
-        env |= {"GITSTATE_HOOK_INTERVAL": _INTERVAL, "GITSTATE_REGISTER": "false"}
-        command = shlex.split(args.gitstate) if args.gitstate else [str(installed(top / "venv"))]
-        for place, size in enumerate(args.sizes.split(",")):
+    with work_place(args, GITSTATE_HOOK_INTERVAL=_INTERVAL, GITSTATE_REGISTER="false") as place:
+        for size in args.sizes.split(","):
             scenario = Scenario(int(size), args.changed)
             progress(f"{scenario.title}: building")
-            bench = Bench(Repository(top / f"repository{place}", env, scenario), command, env)
+            where = place.top / f"repository-{size}"
+            bench = Bench(Repository(where, place.env, scenario), place.gitstate, place.env)
             for number in range(args.runs + 1):
                 progress(f"{scenario.title}: round {number}")
                 bench.round()
             results.append((scenario, {row: samples[1:] for row, samples in bench.times.items()}))
-            shutil.rmtree(top / f"repository{place}")
-    date = datetime.now(UTC).date().isoformat()
-    report = f"Median of {args.runs} runs (fastest to slowest), whole processes. {date}:\n{host}.\n\n"
-    report += "\n".join(table(scenario, times) for scenario, times in results)
-    print(report, end="")
-    if args.write:
-        put(CHECKOUT / "docs" / "speed.md", "look", report)
+            shutil.rmtree(where)
+    publish(place.headline(args.runs) + "\n".join(table(scenario, times) for scenario, times in results), "look", args)
     return 0
 
 

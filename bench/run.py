@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -11,24 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from save import (
-    CHECKOUT,
-    GITCONFIG,
-    SETTLE,
-    BenchError,
-    Contender,
-    Repository,
-    Scenario,
-    arguments,
-    contenders,
-    machine,
-    progress,
-    spread,
-)
+from place import BenchError, progress, publish, ratio, spread, work_place
+from save import SETTLE, Contender, Repository, Scenario, arguments, contenders
 
 #: What the agent does once the run's first checkpoint stands: it edits every file that it had changed before.
 _MORE = b"and one more edit\n"
@@ -95,33 +81,33 @@ def measure(
     return rounds, times
 
 
+def column(rounds: Sequence[Round], times: dict[str, list[float]]) -> dict[str, str]:
+    """The cells of one size by the titles of their rows."""
+    markers, ends = [one.marker for one in rounds], [one.end for one in rounds]
+    return {
+        "SIGTERM to marker, ms": spread(markers),
+        "SIGTERM to the end of the run, ms": spread(ends),
+        "`git status` and a tenth, + 60 ms": f"{1.1 * median(times['status']) + 60:.0f}",
+        "`git status`, ms": spread(times["status"]),
+        "`gitstate save`, ms": spread(times["save"]),
+        "`git stash push -u`, ms": spread(times["stash-push"]),
+        "marker ÷ `git stash push -u`": ratio(markers, times["stash-push"]),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    args: argparse.Namespace = arguments(argv)
-    gitstate = [sys.executable, "-m", "gitstate"] if not args.gitstate else args.gitstate.split()
-    peers = [peer for peer in contenders(gitstate, ()) if peer.key in ("save", "stash-push")]
-    rows: list[list[str]] = [["", *(f"{size:,} files" for size in args.sizes)], ["---", *("---:" for _ in args.sizes)]]
-    cells: list[list[str]] = []
-    with tempfile.TemporaryDirectory(prefix="gitstate-bench-", dir=args.workdir) as name:
-        top = Path(name).resolve()
-        home = top / "home"
-        home.mkdir()
-        (home / ".gitconfig").write_text(GITCONFIG)
-        env = {"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
-        timed_env = env if args.gitstate else env | {"PYTHONPATH": str(CHECKOUT)}
-        print(f"Median of {args.runs} runs (fastest to slowest). {machine(top)}.\n")
-        for place, size in enumerate(args.sizes):
+    args = arguments(argv)
+    columns: list[dict[str, str]] = []
+    with work_place(args) as place:
+        peers = [peer for peer in contenders(place.gitstate, ()) if peer.key in ("save", "stash-push", "status")]
+        for size in args.sizes:
             progress(f"{size:,} files: building")
-            repository = Repository(top / f"repository{place}", env, Scenario(size, args.changed))
-            rounds, times = measure(repository, peers, gitstate, args.runs, timed_env)
-            markers, ends = [one.marker for one in rounds], [one.end for one in rounds]
-            pairs = [a / b for a, b in zip(markers, times["stash-push"], strict=True)]
-            cells.append([spread(markers), spread(ends), *(spread(times[peer.key]) for peer in peers)])
-            cells[-1].append(f"{median(pairs):.2f}")
+            repository = Repository(place.top / f"repository-{size}", place.env, Scenario(size, args.changed))
+            columns.append(column(*measure(repository, peers, place.gitstate, args.runs, place.env)))
             shutil.rmtree(repository.path, ignore_errors=True)
-    titles = ["SIGTERM to marker, ms", "SIGTERM to the end of the run, ms", *(f"`{peer.title}`, ms" for peer in peers)]
-    titles.append("marker ÷ `git stash push -u`")
-    rows += [[title, *(column[number] for column in cells)] for number, title in enumerate(titles)]
-    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    rows = [["", *(f"{size:,} files" for size in args.sizes)], ["---", *("---:" for _ in args.sizes)]]
+    rows += [[title, *(cells[title] for cells in columns)] for title in columns[0]]
+    publish(place.headline(args.runs) + "".join(f"| {' | '.join(row)} |\n" for row in rows), "run", args)
     return 0
 
 

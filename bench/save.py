@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import platform
 import random
 import shlex
 import shutil
@@ -13,20 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+from place import BenchError, add_arguments, progress, publish, ratio, spread, work_place
+
 SETTLE = 0.05  # seconds; longer than a file system's clock tick, so that no index entry is as young as its index
 ADD_AND_COMMIT = 'git -C "$1" add -A && git -C "$1" commit -q -m wip'
-GITCONFIG = "[user]\n\tname = Bench\n\temail = bench@example.invalid\n[init]\n\tdefaultBranch = main\n"
-
-
-class BenchError(Exception):
-    """A command failed, or did not do what it was timed for."""
 
 
 @functools.cache
@@ -285,50 +278,15 @@ def measure(repository: Repository, chosen: Sequence[Contender], runs: int, env:
     return times
 
 
-def spread(samples: Sequence[float]) -> str:
-    return f"{median(samples):,.0f} ({min(samples):,.0f} to {max(samples):,.0f})"
-
-
 def table(results: Sequence[tuple[Scenario, Times]], chosen: Sequence[Contender]) -> str:
     rows = [["", *(scenario.title for scenario, _ in results)], ["---", *("---:" for _ in results)]]
     for contender in chosen:
         rows.append([f"`{contender.title}`, ms", *(spread(times[contender.key]) for _, times in results)])
     for peer in chosen:
         if peer.key != "save" and any(contender.key == "save" for contender in chosen):
-            pairs = [zip(times["save"], times[peer.key], strict=True) for _, times in results]
-            rows.append([f"gitstate ÷ `{peer.title}`", *(f"{median(a / b for a, b in p):.2f}" for p in pairs)])
+            pairs = [ratio(times["save"], times[peer.key]) for _, times in results]
+            rows.append([f"gitstate ÷ `{peer.title}`", *pairs])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def installed(place: Path) -> Path:
-    """Lay this checkout out as pip does in a virtual environment of this Python; returns the command in it."""
-    venv.create(place, with_pip=False)
-    packages = place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    (packages / "gitstate").symlink_to(CHECKOUT / "gitstate")
-    command = place / "bin" / "gitstate"
-    shutil.copy(CHECKOUT / "bin" / "gitstate", command)
-    return command
-
-
-def last_line(*command: str) -> str:
-    """Return the last line that a command prints, or "unknown"."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[-1]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return "unknown"
-
-
-def machine(workdir: Path) -> str:
-    filesystem = last_line("df", "--output=fstype", str(workdir))
-    load = os.getloadavg()[0]
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {filesystem}, {platform.system()} {platform.release()}, "
-        f"{last_line('git', '--version')}, Python {platform.python_version()}; load {load:.1f} at the start"
-    )
-
-
-def progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -340,11 +298,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--changed", type=int, default=50, help="changes in each repository (50)")
     parser.add_argument("--big-mb", type=int, default=200, help="size of the one large file; 0: none (200)")
     parser.add_argument("--runs", type=int, default=5, help="timed rounds, after one to warm up (5)")
-    parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
     parser.add_argument("--save-args", default="", metavar="ARGS", help="more for the save: --save-args=--json")
     parser.add_argument("--only", metavar="KEYS", help="of save,stash-push,stash-synced,stash-create,commit,status")
-    parser.add_argument("--workdir", type=Path, metavar="DIR", help="where to build (the temporary directory)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
+    add_arguments(parser)
     args = parser.parse_args(argv)
     if args.runs < 1 or args.changed < 1 or any(size < args.changed for size in args.sizes):
         parser.error("--runs and --changed must be at least 1, and no size smaller than --changed")
@@ -363,27 +320,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         scenarios.append(Scenario(max(200, args.changed), args.changed, args.big_mb))
     results: list[tuple[Scenario, Times]] = []
     failed = False
-    with tempfile.TemporaryDirectory(prefix="gitstate-bench-", dir=args.workdir) as name:
-        top = Path(name).resolve()
-        host = machine(top)
-        home = top / "home"
-        home.mkdir()
-        (home / ".gitconfig").write_text(GITCONFIG)
-        env = {"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
-        command = shlex.split(args.gitstate) if args.gitstate else [str(installed(top / "venv"))]
-        chosen = [one for one in contenders(command, shlex.split(args.save_args)) if one.key in wanted]
-        for place, scenario in enumerate(scenarios):
+    with work_place(args) as place:
+        chosen = [one for one in contenders(place.gitstate, shlex.split(args.save_args)) if one.key in wanted]
+        for number, scenario in enumerate(scenarios):
             progress(f"{scenario.title}: building")
+            where = place.top / f"repository{number}"
             try:
-                repository = Repository(top / f"repository{place}", env, scenario)
-                results.append((scenario, measure(repository, chosen, args.runs, env)))
+                results.append(
+                    (scenario, measure(Repository(where, place.env, scenario), chosen, args.runs, place.env))
+                )
             except (BenchError, OSError) as error:
                 progress(f"{scenario.title}: {error}")
                 failed = True
-            shutil.rmtree(top / f"repository{place}", ignore_errors=True)
+            shutil.rmtree(where, ignore_errors=True)
     if results:
-        report = f"Median of {args.runs} runs (fastest to slowest). {host}.\n\n{table(results, chosen)}\n"
-        print(report, end="")
+        report = f"{place.headline(args.runs)}{table(results, chosen)}\n"
+        publish(report, "save", args)
         if args.markdown:
             args.markdown.write_text(report, encoding="utf-8")
     return 1 if failed else 0
