@@ -81,6 +81,8 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
         with suppress(KeyError):
             clean["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     clean.pop("LANGUAGE", None)
+    if "GIT_CONFIG_COUNT" in os.environ:
+        clean.update(_trust_of(os.environ))
     if not all(map(is_readable, user_files(clean))):
         from .strange import readable_configuration
 
@@ -88,6 +90,25 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     if env:
         clean.update(env)
     return clean
+
+
+def _trust_of(env: Mapping[str, str]) -> dict[str, str]:
+    """The values of safe.directory that the environment `env` gives to git, which is where containers have them.
+
+    No other setting there counts, as none of `git -c` does: it holds for one command, and the saves are for many.
+    """
+    told = env.get("GIT_CONFIG_COUNT", "")
+    count = min(int(told), _MOST_GIVEN) if told.isascii() and told.isdigit() else 0
+    given = [(env.get(f"GIT_CONFIG_KEY_{at}", ""), env.get(f"GIT_CONFIG_VALUE_{at}")) for at in range(count)]
+    values = [value for key, value in given if key.lower() == "safe.directory" and value is not None]
+    trust = {"GIT_CONFIG_COUNT": str(len(values))}
+    for at, value in enumerate(values):
+        trust |= {f"GIT_CONFIG_KEY_{at}": "safe.directory", f"GIT_CONFIG_VALUE_{at}": value}
+    return trust
+
+
+#: No more settings of the environment are looked at.
+_MOST_GIVEN = 1000
 
 
 def user_files(env: Mapping[str, str]) -> list[bytes]:

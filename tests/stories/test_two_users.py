@@ -139,6 +139,30 @@ def test_link_in_the_git_directory_of_a_stranger_is_refused(ws: Workspace, link:
     assert sorted(map(str, target.rglob("*"))) == before
 
 
+@pytest.mark.parametrize("count", ["2", "2000000000", "1", "many", "-1"])
+def test_environment_may_trust_a_directory(count: str, ws: Workspace) -> None:
+    """Where a container has no file for it. Whatever else stands there does not count, and stops nothing."""
+    canary = plant_filter(ws)
+    ws.append("a")
+    give_away(ws.path)
+    run_git(ws.outside, "config", "--global", "--unset-all", "safe.directory")
+    ws.cli_env = {"GIT_CONFIG_COUNT": count, "GIT_CONFIG_KEY_0": "core.worktree", "GIT_CONFIG_VALUE_0": "/"}
+    ws.cli_env |= {"GIT_CONFIG_KEY_1": "Safe.Directory", "GIT_CONFIG_VALUE_1": str(ws.path)}
+    run = ws.save()
+    if not count.startswith("2"):
+        assert run.exit_status == 1 and "dubious ownership" in run.stderr, run
+        return
+    assert run.exit_status == 0 and canary.exists(), run
+    give_away(ws.path)
+    run = ws.recover()
+    assert run.exit_status == 0 and '"verdict": "restore"' in run.stdout.decode(), run
+    assert not_the_owners(ws) == []
+    ws.cli_env["GIT_CONFIG_VALUE_1"] = "*"
+    ws.append("a")
+    canary.unlink()
+    assert ws.save().exit_status == 0 and not canary.exists()
+
+
 def test_stop_kills_no_process_that_a_stranger_names(ws: Workspace) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as victim:
         ws.gitstate("begin", "task_id=x", "--owner-pid", str(victim.pid))

@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 
 
 def trusted_directories() -> list[bytes]:
-    """The paths that the user's own configuration names in safe.directory: a person decided to trust each.
+    """The paths that the user's own configuration, or environment, names in safe.directory: a person trusts each.
 
     `*` trusts no repository in particular, and does not count. Nor does the repository's own configuration, as in git.
     """
-    found = []
-    for scope in ("--system", "--global"):
-        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
-        named = (path for path in out.split(b"\0")[:-1] if path not in (b"", b"*"))
-        found += [os.path.realpath(os.path.expanduser(path)) for path in named]
-    return found
+    told = ("config", "--show-scope", "--includes", "-z", "--get-all", "safe.directory")
+    fields = Git(b"/").run(*told, ok_codes=range(256)).split(b"\0")[:-1]
+    named = [path for scope, path in zip(fields[::2], fields[1::2], strict=False) if scope in _OF_THE_USER]
+    return [os.path.realpath(os.path.expanduser(path)) for path in named if path not in (b"", b"*")]
+
+
+#: `command` is the environment (`git.command.environment`).
+_OF_THE_USER = (b"system", b"global", b"command")
 
 
 def is_trusted(toplevel: bytes, common_dir: bytes) -> bool:
