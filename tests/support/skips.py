@@ -26,6 +26,7 @@ INSTALL = {
     "man": "apt-get install man-db",
     "mandoc": "apt-get install mandoc",
     "mksh": "apt-get install mksh",
+    "node": "apt-get install nodejs",
     "mkfs.exfat": "apt-get install exfatprogs",
     "mount.exfat-fuse": "apt-get install exfat-fuse",
     "mkfs.btrfs": "apt-get install btrfs-progs",
