@@ -18,14 +18,38 @@ from ..system.terminal import OutputClosed, escape, has_colours
 from ..workspace.settings import help_text as setting_help
 from ..workspace.settings import setting_named
 from . import quick
-from .options import OPTIONS, Option
+from .options import OPTIONS, Option, plain_number
 from .table import BY_NAME, EXAMPLES, TABLE
 
 if TYPE_CHECKING:
     from ..git.repository import Repository
 
 JSON_HELP = "print JSON on stdout"
-_TYPES: dict[str, Any] = {"text": str, "many": str, "number": int, "seconds": click.FloatRange(0, 10**9, min_open=True)}
+
+
+class Seconds(click.FloatRange):
+    """A time or another number. `nan` is neither too small nor too large, but it is none; no time is infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_plain(self, value, param, ctx), param, ctx)
+
+
+class Count(click.IntRange):
+    """A whole number, written as other programs write one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_plain(self, value, param, ctx), param, ctx)
+
+
+def _plain(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    """`value`; a text only where it is a plain number."""
+    try:
+        return plain_number(value) if isinstance(value, str) else value
+    except ValueError:
+        kind.fail(f"{value!r} is not a valid {kind.name}.", param, ctx)
+
+
+_TYPES: dict[str, Any] = {"text": str, "many": str, "number": Count(), "seconds": Seconds(0, 10**9, min_open=True)}
 
 
 class TableGroup(click.Group):
@@ -260,11 +284,11 @@ def click_option(option: Option) -> click.Option:
 def setting_option(flag: str, name: str, parameter: str, metavar: str) -> Callable[..., Any]:
     """The option that has the same effect as the setting `name`, which gives its range and its help."""
     setting = setting_named(name)
-    kind: click.IntRange | click.FloatRange
+    kind: Count | Seconds
     if setting.kind == "count":
-        kind = click.IntRange(int(setting.least), int(setting.most))
+        kind = Count(int(setting.least), int(setting.most))
     else:
-        kind = click.FloatRange(setting.least, setting.most)
+        kind = Seconds(setting.least, setting.most)
     return click.option(flag, parameter, type=kind, metavar=metavar, help=setting_help(name))
 
 

@@ -184,14 +184,21 @@ def _take(given: dict[str, Value], option: Option, value: str) -> None:
             raise ValueError
         given[option.name] = value
     elif option.kind == "number":
-        given[option.name] = int(value)
+        given[option.name] = int(plain_number(value))
     elif option.kind == "seconds":
-        seconds = float(value)
+        seconds = float(plain_number(value))
         if not 0 < seconds < 1e9:
             raise ValueError
         given[option.name] = seconds
     else:
         given[option.name] = value
+
+
+def plain_number(text: str) -> str:
+    """`text`, where it is a number as other programs write one. Raises ValueError for `1_000`, `nan` and `1e999`."""
+    if not text.isascii() or "_" in text or not float("-inf") < float(text) < float("inf"):
+        raise ValueError(text)
+    return text
 
 
 def context_values(given: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str, str]:

@@ -65,16 +65,40 @@ def test_summary_is_one_short_line_without_a_full_stop(entry: tuple[str, ...]) -
     assert len(summary) <= 60 and summary[0].isupper() and not summary.endswith(".") and "\n" not in summary
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_option_has_a_help_text(name: str) -> None:
+def command_named(name: str) -> click.Command:
     command: click.Command = group
     for word in name.split():
         assert isinstance(command, click.Group)
         found = command.get_command(click.Context(command), word)
         assert found is not None
         command = found
-    options = [option for option in command.params if isinstance(option, click.Option)]
+    return command
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_a_help_text(name: str) -> None:
+    options = [option for option in command_named(name).params if isinstance(option, click.Option)]
     assert [option.name for option in options if not option.help] == []
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in TABLE])
+def test_numbers_are_those_that_other_programs_write(name: str) -> None:
+    """`nan` is neither too small nor too large for a range, and a time that is infinite is a typing error."""
+    for parameter in command_named(name).params:
+        if isinstance(parameter.type, click.IntRange | click.FloatRange | type(click.INT) | type(click.FLOAT)):
+            for text in ("nan", "-inf", "1e999", "1_0", "\uff11", "soon", ""):
+                with pytest.raises(click.BadParameter, match="is not"):
+                    parameter.type.convert(text, parameter, None)
+
+
+@pytest.mark.parametrize("words", [["save"], ["checkpoint"], ["run"], ["recover"], ["begin", "--owner-pid"]])
+@pytest.mark.parametrize("text", ["nan", "1e999", "1_0", "\uff11\uff12"])
+def test_number_that_is_none_begins_nothing(words: list[str], text: str, ws: Workspace) -> None:
+    ws.append("a.txt")
+    option = words[1:] or ["--wait" if words == ["recover"] else "--deadline"]
+    run = ws.gitstate(words[0], *option, text, *(["--", "true"] if words == ["run"] else []))
+    assert run.exit_status == 2 and f"'{option[0]}': '{text}' is not" in run.stderr, run
+    assert ws.refs("refs/gitstate") == {}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "boot"])

@@ -279,7 +279,7 @@ def test_watch_of_what_is_no_workspace_ends_with_1(tmp_path: Path) -> None:
     [
         ("status --interval 2", "--interval goes with --watch"),
         ("status --watch --interval 0.01", "--interval"),
-        ("status --watch --interval nan", "--interval takes 0.1 to 86400 seconds"),
+        ("status --watch --interval nan", "'--interval': 'nan' is not a number"),
         ("status --watch --interval 1e8", "--interval takes"),
         ("status --short --watch", "--short prints one line"),
         ("status --short --prometheus x", "--short prints one line"),

@@ -11,16 +11,14 @@ from ...errors import EXIT_DONE, UsageError
 from ...format.context import CONTEXT_TEXTS
 from ...system.terminal import escape
 from .. import tasks
-from ..command import Call, command, complete_keys, complete_pairs, echo, options_named
+from ..command import Call, Count, command, complete_keys, complete_pairs, echo, options_named
 
 _TASK_OPTIONS = (*CONTEXT_TEXTS, "memory_refs", "extra")
 
 
 @command("begin", params=options_named(_TASK_OPTIONS))
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs)
-@click.option(
-    "--owner-pid", type=click.IntRange(1), metavar="PID", help="the process that owns this workspace while it runs"
-)
+@click.option("--owner-pid", type=Count(1), metavar="PID", help="the process that owns this workspace while it runs")
 def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None, **given: Any) -> int:
     """KEY is one of those of `gitstate set`."""
     return tasks.begin(call.directory, pairs, given, owner_pid, as_json=call.as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from ...errors import UsageError
 from ...recover.request import worst_of
 from ...system.terminal import escape, say
 from .. import quick
-from ..command import Call, command, everything_option, paths_argument, roots_option
+from ..command import Call, Count, Seconds, command, everything_option, paths_argument, roots_option
 from ..options import context_values
 
 if TYPE_CHECKING:
@@ -26,16 +25,6 @@ if TYPE_CHECKING:
 _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 
 
-class _Seconds(click.FloatRange):
-    """A time; `nan`, which is neither too small nor too large, is none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = float(super().convert(value, param, ctx))
-        if math.isnan(found):
-            self.fail(f"{value!r} is not a valid float range.", param, ctx)
-        return found
-
-
 @command("loop", json=False, before=f"AGENT is {', '.join(agent_names()[:-1])} or {agent_names()[-1]}.")
 @click.argument("agent", type=click.Choice(agent_names()), metavar="AGENT")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT…]")
@@ -43,15 +32,13 @@ class _Seconds(click.FloatRange):
 @click.option("--tasks", metavar="FILE", help="the tasks, one a line; a line is removed when it is done")
 @click.option("--next", "next_", metavar="COMMAND", help="shell command that prints the next task, or nothing")
 @click.option("--prompt", metavar="TEMPLATE", default="{}", help="prompt of the agent; {} stands for the task")
-@click.option(
-    "--retries", type=click.IntRange(0), metavar="N", default=2, show_default=True, help="tries after a failure"
-)
-@click.option("--max-runs", "--max", type=click.IntRange(0), metavar="N", default=0, help="stop after N runs")
+@click.option("--retries", type=Count(0), metavar="N", default=2, show_default=True, help="tries after a failure")
+@click.option("--max-runs", "--max", type=Count(0), metavar="N", default=0, help="stop after N runs")
 @click.option("--once", is_flag=True, help="the same as --max-runs 1")
-@click.option("--max-time", type=_Seconds(0), metavar="SECONDS", help="begin no run after this time")
+@click.option("--max-time", type=Seconds(0), metavar="SECONDS", help="begin no run after this time")
 @click.option(
     "--min-seconds",
-    type=_Seconds(0),
+    type=Seconds(0),
     metavar="SECONDS",
     default=5.0,
     show_default=True,

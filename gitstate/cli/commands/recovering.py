@@ -10,7 +10,16 @@ import click
 from ...errors import EXIT_DONE, EXIT_PERSON
 from ...system.terminal import escape
 from .. import quick, recovering
-from ..command import Call, command, complete_saves, everything_option, paths_argument, print_lines, roots_option
+from ..command import (
+    Call,
+    Seconds,
+    command,
+    complete_saves,
+    everything_option,
+    paths_argument,
+    print_lines,
+    roots_option,
+)
 
 if TYPE_CHECKING:
     from ...history.verify import Proof
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--dismiss", is_flag=True, help="mark the pending save as resolved, touching no file")
 @click.option(
     "--wait",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     metavar="SECONDS",
     help="wait this long for another gitstate  [default: 60; for many workspaces 5]",
 )
@@ -54,7 +63,7 @@ def recover(call: Call, **given: Any) -> int:
 @click.option("--watch", is_flag=True, help="a live table, worst first, until q or Ctrl-C")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 86_400),
+    type=Seconds(0.1, 86_400),
     metavar="SECONDS",
     help="with --watch: look again after so long  [default: 2]",
 )

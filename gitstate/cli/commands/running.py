@@ -15,6 +15,8 @@ from ...system.terminal import escape, say
 from .. import quick, running
 from ..command import (
     Call,
+    Count,
+    Seconds,
     command,
     everything_option,
     options_named,
@@ -36,7 +38,7 @@ _STOP_SIGNALS = click.Choice(STOP_SIGNALS)
     params=options_named(RUN_CONTEXT),
 )
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND…")
-@click.option("--owner-pid", type=click.IntRange(1), metavar="PID", help="the loop that this run belongs to")
+@click.option("--owner-pid", type=Count(1), metavar="PID", help="the loop that this run belongs to")
 @click.option("--stop-signal", type=_STOP_SIGNALS, help="signal that asks the agent to stop  [default: by agent]")
 @click.option("--stop-group", is_flag=True, help="send that signal to all processes of the agent")
 @click.option("--keep", is_flag=True, help="set another task that waits here aside, with its work")
@@ -54,7 +56,7 @@ def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
 @everything_option
 @click.option(
     "--wait",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     metavar="SECONDS",
     default=10.0,
     show_default=True,

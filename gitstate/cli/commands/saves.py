@@ -21,6 +21,7 @@ from ...system.terminal import escape, escape_lines, say, table, terminal_width,
 from .. import quick
 from ..command import (
     Call,
+    Count,
     click_option,
     command,
     complete_pairs,
@@ -43,7 +44,7 @@ _every_workspace = click.option("--all", "everything", is_flag=True, help="of ev
 
 @command("log")
 @_every_workspace
-@click.option("-n", "most", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="at most N saves")
+@click.option("-n", "most", type=Count(1), metavar="N", default=50, show_default=True, help="at most N saves")
 @click.option("-p", "--patch", "patches", is_flag=True, help="print what each save changed")
 def log(call: Call, everything: bool, most: int, patches: bool) -> int:
     """The latest checkpoint and the history of checkpoints are listed too. SAVE of other commands is an id of this
