@@ -390,6 +390,7 @@ if [ -z "${ZSH_VERSION-}" ]; then
   _gitstate_read_trap() {
     eval "set -- $(trap -p "$1")" # trap -- 'text' NAME, quoted by bash itself
     _gitstate_text=${3-}
+    [ "$_gitstate_text" != - ] || _gitstate_text='' # posix mode: no trap is set
     [ $# -lt 3 ] || [ -n "$3" ]
   }
 

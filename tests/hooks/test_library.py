@@ -90,6 +90,17 @@ def test_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "exit 9\n"
 
 
+@pytest.mark.parametrize("way", ["set -o posix", "export POSIXLY_CORRECT=1"])
+@pytest.mark.parametrize("end", ["exit 3", "kill -TERM $$", "false"])
+def test_posix_mode_of_bash_changes_no_status(way: str, end: str, stage: Stage) -> None:
+    """There `trap -p` prints `-` for a signal without a trap, which is no command to run at the end."""
+    skip_in_zsh(stage)
+    done = run(stage, f"{way}\nset -e\n{SOURCE}\ngitstate_begin task_id=T-1\necho work >>work.txt\n{end}\n")
+    assert done.returncode == {"exit 3": 3, "kill -TERM $$": -signal.SIGTERM, "false": 1}[end], stage.said()
+    assert "command not found" not in stage.said()
+    assert stage.context()["task_id"] == "T-1"
+
+
 def test_failed_agent_does_not_end_a_loop_that_checks_its_status(stage: Stage) -> None:
     stage.manner("fail")
     said = output(
