@@ -82,7 +82,7 @@ def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: b
     save_id = manifest.save_id
     aside = is_dismissed(repository, save_id)
     if not aside:
-        _refuse_second_checkout(repository, manifest.head_ref)
+        _refuse_second_checkout(repository, manifest.head_ref, save_id)
     commit = newest.wip if manifest.moves_branch and not aside else manifest.head
     is_unborn = commit is None and not aside and _is_new_branch(repository, manifest.head_ref)
     # Git adds no worktree without a commit.
@@ -200,14 +200,15 @@ def only_orphan(repository: Repository) -> str:
     return save_ids[0]
 
 
-def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
+def _refuse_second_checkout(repository: Repository, branch: str | None, save_id: str) -> None:
     path = b""
     for line in split_nul(repository.git.run("worktree", "list", "--porcelain", "-z")):
         if line.startswith(b"worktree "):
             path = line[9:]
         elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(path):
             where = os.fsdecode(path)
-            hint = f"gitstate -C {quote(where)} recover"
+            # By its name: it may be pending in another workspace than that one.
+            hint = f"gitstate -C {quote(where)} recover --save {save_id}"
             raise NeedsPerson(f"the save's branch is checked out in {where}", hint=hint)
 
 

@@ -130,6 +130,21 @@ def test_hint_of_verdict_elsewhere_recovers_into_a_new_worktree(ws: Workspace) -
     assert before.diff(fingerprint(place)) == []
 
 
+def test_hint_where_the_branch_is_checked_out_elsewhere_recovers_there(ws: Workspace) -> None:
+    """That worktree is another workspace: without its name the save is not pending there."""
+    dirty(ws)
+    before = fingerprint(ws.path)
+    save_id = save(ws)
+    ws.git("checkout", "-q", "main")
+    place = ws.path.with_name("a place")
+    ws.git("worktree", "add", "-q", str(place), "agent/work")
+    refused = ws.recover("--into", str(place.with_name("third")), "--save", save_id)
+    assert refused.exit_status == 4, refused
+    run = follow(ws, refused.json["hint"])
+    assert run is not None and run.exit_status == 0, run
+    assert before.diff(fingerprint(place)) == []
+
+
 def test_save_is_recovered_on_its_branch_under_a_new_name(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
