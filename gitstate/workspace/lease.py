@@ -151,6 +151,12 @@ def is_visible(holder: Holder) -> bool:
     return (holder.boot_id, holder.pid_namespace) == (process.boot_id(), process.pid_namespace())
 
 
+def way_to_end(holder: Holder | None) -> str:
+    """The commands for whoever finds a workspace held: `gitstate stop` reaches no process of another container."""
+    where = "" if holder is None or holder.pid_namespace is None or is_visible(holder) else ", where it was started"
+    return f"gitstate status; to end it: gitstate stop{where}"
+
+
 def this_holder(
     kind: Kind, owner: Process, *, keeper: Process | None = None, run_id: str | None = None, agent: str | None = None
 ) -> Holder:
@@ -172,7 +178,7 @@ def take(repository: Repository, *, inside: bool = False) -> int:
         os.close(fd)
         raise TryAgain(
             f"another run works in this workspace ({describe(read_holder(repository.own))}); nothing was started",
-            hint="gitstate status; to end it: gitstate stop",
+            hint=way_to_end(read_holder(repository.own)),
         ) from None
     except BaseException:
         os.close(fd)

@@ -161,7 +161,7 @@ def refuse_while_others_work(repository: Repository, owner_pid: int | None = Non
     if who.live and not mine:
         raise TryAgain(
             f"another run works in this workspace ({lease.describe(who.holder)}); nothing was changed",
-            hint="gitstate status; to end it: gitstate stop",
+            hint=lease.way_to_end(who.holder),
         )
     if who.state == "unknown" and status == ACTIVE:
         raise TryAgain(

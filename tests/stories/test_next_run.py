@@ -119,9 +119,9 @@ def test_live_agent_in_another_container_is_left_alone(ws: Workspace, tmp_path: 
         wait_until(lambda: has_checkpoint(ws), "its context stands")
         before = (ws.git_dir / "gitstate" / "context.json").read_bytes()
         assert ws.recover().exit_status == 75
-        assert run_gitstate("run", "--task-id", "T-9", "--", "true", cwd=ws.path).exit_status == 75
-        assert ws.gitstate("begin", "task_id=T-9").exit_status == 75
-        assert ws.gitstate("finish").exit_status == 75
+        for words in (["run", "--task-id", "T-9", "--", "true"], ["begin", "task_id=T-9"], ["finish"]):
+            refused = ws.gitstate(*words)
+            assert refused.exit_status == 75 and "gitstate stop, where it was started" in refused.stderr, refused
         stopped = ws.gitstate("stop")
         assert stopped.exit_status == 75 and "not in this container" in stopped.stderr, stopped
         (item,) = run_gitstate("recover", "--all", "--json", cwd=tmp_path).json["workspaces"]
