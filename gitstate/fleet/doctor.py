@@ -314,6 +314,12 @@ def _durability(repository: Repository) -> Iterator[Finding]:
 def _state_file(repository: Repository) -> Iterator[Finding]:
     name = state_name(repository)
     text = os.fsdecode(name)
+    wanted = os.path.relpath(settings.path(repository, "stateFile"), repository.toplevel)
+    if name != wanted:
+        # Git lists no file of a git directory.
+        what = f"gitstate did not write {os.fsdecode(wanted)} and leaves it alone: the state file is {text}"
+        yield Finding("state", what, "git config gitstate.stateFile ANOTHER-NAME.json", serious=False)
+        return
     if name.startswith(b"../"):
         return
     if repository.git.run("ls-files", "-z", "--", name):

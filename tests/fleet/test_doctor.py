@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -72,6 +73,22 @@ def test_tracked_state_file_is_found_and_fixed(ws: Workspace) -> None:
     ws.git("add", "-f", "active_state.json")
     command = findings(ws)["state"]["next"]
     subprocess.run(command, shell=True, check=True, cwd=ws.path, stdout=subprocess.DEVNULL)
+    assert "state" not in findings(ws)
+
+
+@pytest.mark.parametrize("name", ["active_state.json", "notes/state.json"])
+def test_file_of_the_user_in_the_place_of_the_state_file_is_named(name: str, ws: Workspace) -> None:
+    """The state file stands in the git directory then, which git never lists: there is nothing to ignore."""
+    if name != "active_state.json":
+        ws.git("config", "gitstate.stateFile", name)
+    ws.write(name, "mine\n")
+    ws.gitstate("set", "task_id=T-1")
+    found = findings(ws)["state"]
+    assert found["what"].startswith(f"gitstate did not write {name} ") and not found["serious"]
+    state = ws.path / found["what"].rpartition(" ")[2]
+    assert json.loads(state.read_text())["task_id"] == "T-1" and ws.read(name) == b"mine\n"
+    ws.git("config", "gitstate.stateFile", found["next"].split()[-1])
+    ws.gitstate("set", "task_id=T-2")
     assert "state" not in findings(ws)
 
 
