@@ -391,16 +391,24 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
 
 
 def _on_renamed_branch(here: Facts, repository: Repository, stack: tuple[Save, ...]) -> tuple[Save, ...]:
-    """The saves as if made on the branch of now, where `git branch -m` gave theirs another name."""
-    old, new = stack[0].manifest.head_ref, here.head_ref
-    if here.remote is not None or None in (old, new) or old == new or here.head != stack[0].wip:
-        return stack
-    if old is None or refs.target_of(repository, old) != old or refs.read_refs(repository, [old]):
-        return stack
+    """The saves as if made on the branch of now, where `git branch -m` gave theirs another name.
+
+    It may have done so between two saves of a stack: they are all on the branch of the newest.
+    """
+    branch = stack[0].manifest.head_ref
+    if _is_renamed(here, repository, branch, stack[0].wip):
+        branch = here.head_ref
     return tuple(
-        save._replace(manifest=save.manifest._replace(head_ref=new)) if save.manifest.head_ref == old else save
+        save if save.manifest.head_ref == branch else save._replace(manifest=save.manifest._replace(head_ref=branch))
         for save in stack
     )
+
+
+def _is_renamed(here: Facts, repository: Repository, old: str | None, wip: Oid) -> bool:
+    """Whether the branch `old`, on which `wip` is, has the name of the branch of now."""
+    if old is None or here.remote is not None or here.head_ref in (None, old) or here.head != wip:
+        return False
+    return refs.target_of(repository, old) == old and not refs.read_refs(repository, [old])
 
 
 def _carried(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Carried | None:

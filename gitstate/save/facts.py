@@ -252,6 +252,7 @@ def with_pending(
     beneath = None
     save = builder.earlier(marker)
     if save is None:
+        facts = facts._replace(marker_is_lost=marker is not None)
         save, foreign = _adopted(builder, taken)
     if save is None:
         return facts, {}
@@ -279,7 +280,7 @@ def _adopted(builder: Builder, taken: Snapshot) -> tuple[Save | None, tuple[str,
         others = {marker_ref(name) for name in worktree_ids(builder.repository.common_dir)}
         for ref, oid in refs.list_refs(builder.repository.git, PENDING).items():
             save = None if ref in others else builder.earlier(oid)
-            if save is not None and _is_below(save, taken):
+            if save is not None and _is_below(save, builder, taken):
                 return save, (ref, oid)
     return None, None
 
@@ -294,13 +295,24 @@ def _beneath(builder: Builder, early: Save, workspace_id: str) -> Save | None:
     return builder.earlier(refs.read_refs(builder.repository, [ref]).get(ref))
 
 
-def _is_below(save: Save, taken: Snapshot) -> bool:
-    return taken.head == save.wip and taken.head_ref == save.manifest.head_ref
+def _is_below(save: Save, builder: Builder, taken: Snapshot) -> bool:
+    return taken.head == save.wip and _is_on_its_branch(save, builder, taken)
+
+
+def _is_on_its_branch(save: Save, builder: Builder, taken: Snapshot) -> bool:
+    """Whether HEAD points to what it pointed to then, also where `git branch -m` gave that another name since."""
+    old, new = save.manifest.head_ref, taken.head_ref
+    if old == new:
+        return True
+    if old is None or new is None or taken.head != save.wip:
+        return False
+    return refs.target_of(builder.repository, old) == old and not refs.read_refs(builder.repository, [old])
 
 
 def _known(save: Save, builder: Builder, taken: Snapshot, context: Context) -> PendingSave:
     """What the plan must know of one pending save."""
-    is_below = save.manifest.moves_branch and _is_below(save, taken)
+    is_at_home = _is_on_its_branch(save, builder, taken)
+    is_below = save.manifest.moves_branch and is_at_home and taken.head == save.wip
     is_reset = not is_below and _is_reset(save, builder, taken)
     is_lost = is_reset and _is_damaged(save, builder)
     return PendingSave(
@@ -311,6 +323,7 @@ def _known(save: Save, builder: Builder, taken: Snapshot, context: Context) -> P
         emptied=_is_wiped(save, builder) if is_below else is_reset and not is_lost,
         is_lost=is_lost,
         same_work=save.context.work() == context.work(),
+        place=None if is_at_home else save.manifest.head_ref or "a detached HEAD",
     )
 
 

@@ -25,6 +25,7 @@ ALL_SKIPPED = "nothing was saved: everything that could be saved was skipped"
 EMPTIED = "the workspace was emptied or reset: the pending save holds its work and was left as it is"
 RENEWED = "the workspace was reset: the new save takes over the work of the pending one"
 LOST = "the pending save is unreadable, and pending no longer: see gitstate log"
+LEFT = "the pending save {0} was made on {1}, and is pending no longer: gitstate recover --save {0}"
 SAME_AS_SAVE = "nothing changed since the last save"
 SAME_AS_CHECKPOINT = "nothing changed since the last checkpoint"
 
@@ -52,6 +53,8 @@ class PendingSave(Record):
     """Its work is gone from the disk, and git can't read the trees that hold it."""
     same_work: bool = False
     """Its context says of the task what the context of now says."""
+    place: str | None = None
+    """What HEAD pointed to, where it points to something else now: its work may be there, and was not reset."""
 
 
 class SaveFacts(Record):
@@ -97,6 +100,8 @@ class SaveFacts(Record):
     """That save is the early one of the same end of the same run: this one takes its place."""
     beneath: PendingSave | None = None
     """The save that was pending before that early one."""
+    marker_is_lost: bool = False
+    """The marker names a save that can't be read."""
     checkpoint: str | None = None
     """The id of the latest checkpoint."""
     unreadable: str = ""
@@ -159,10 +164,12 @@ def plan_save(facts: SaveFacts) -> SavePlan:
     if stops is not None:
         return stops
     marker = marker_ref(facts.workspace_id)
-    plan = SavePlan("saved", creates=(own,), moves=(marker,), follows=True)
+    plan = SavePlan("saved", LOST if facts.marker_is_lost else "", creates=(own,), moves=(marker,), follows=True)
     if pending is not None:
         plan = plan._replace(upon=pending.save_id, stacks=pending.is_below)
-        if pending.emptied and not pending.is_below:
+        if pending.place is not None:
+            plan = plan._replace(message=LEFT.format(pending.save_id, pending.place))
+        elif pending.emptied and not pending.is_below:
             return plan._replace(message=RENEWED, renews=True)
         plan = plan._replace(message=LOST) if pending.is_lost else plan
     why = _why_not_moved(facts)

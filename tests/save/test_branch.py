@@ -80,3 +80,68 @@ def test_branch_moves_where_no_hard_link_can_be_made(error: str, ws: Workspace) 
     assert ws.recover().exit_status == 0
     assert before.diff(fingerprint(ws.path)) == []
     assert ws.read(".git/index") == index or ws.out("status", "--porcelain").split("\n") == ["MM a", "?? new"]
+
+
+@pytest.mark.parametrize("wiped", [False, True])
+def test_save_stacks_on_a_branch_that_was_renamed(wiped: bool, ws: Workspace) -> None:
+    """Else the first WIP commit stays in its history, and what was staged at the first save is lost."""
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    ws.append("a.txt", "not staged\n")
+    before = fingerprint(ws.path)
+    assert ws.save(task_id="T-1").exit_status == 0
+    ws.git("branch", "-m", "agent/renamed")
+    ws.append("b.txt", "later\n")
+    assert ws.save(task_id="T-1").exit_status == 0
+    if wiped:
+        ws.git("reset", "-q", "--hard", "HEAD~3")
+    assert ws.recover().exit_status == 0
+    assert ws.read("b.txt").endswith(b"later\n")
+    (ws.path / "b.txt").unlink()
+    assert [line for line in before.diff(fingerprint(ws.path)) if "agent/" not in line] == []
+
+
+def test_save_on_another_branch_takes_over_nothing_and_names_the_pending_save(ws: Workspace) -> None:
+    """The work of that one was not reset: it is on its own branch, and comes back there."""
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    before = fingerprint(ws.path)
+    first = ws.save(task_id="T-1").json["save_id"]
+    ws.git("checkout", "-q", "-b", "other", "HEAD~2")
+    saved = ws.save(task_id="T-2")
+    message = saved.json["message"]
+    assert saved.exit_status == 0 and message.endswith(f"pending no longer: gitstate recover --save {first}"), saved
+    assert "was reset" not in message
+    (found,) = ws.recover().json["workspaces"]
+    assert (found["verdict"], found["context"]["task_id"]) == ("context_only", "T-2") and first in found["message"]
+    ws.git("checkout", "-q", "-")
+    (found,) = ws.recover().json["workspaces"]
+    assert (found["verdict"], found["context"]["task_id"]) == ("restore", "T-1")
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_save_of_the_same_task_on_another_branch_leaves_the_pending_one_alone(ws: Workspace) -> None:
+    ws.append("a.txt")
+    first = ws.save(task_id="T-1").json["save_id"]
+    ws.git("checkout", "-q", "-b", "other", "HEAD~1")
+    again = ws.save(task_id="T-1").json
+    assert (again["result"], again["save_id"]) == ("unchanged", first)
+
+
+@pytest.mark.parametrize("below", [True, False], ids=["on its WIP commit", "beside it"])
+def test_save_over_one_that_cannot_be_read_says_so(below: bool, ws: Workspace) -> None:
+    ws.append("a.txt")
+    first = ws.save(task_id="T-1").json["save_id"]
+    (archive,) = ws.refs("refs/gitstate/pending").values()
+    tree = ws.out("ls-tree", archive)
+    rest = "".join(f"{line}\n" for line in tree.splitlines() if not line.endswith("\tmanifest.json"))
+    made = os.fsdecode(ws.git("mktree", stdin=rest.encode())).strip()
+    damaged = ws.out("commit-tree", "-m", "damaged", "-p", f"{archive}^1", made)
+    for ref in (*ws.refs("refs/gitstate/pending"), *ws.refs("refs/gitstate/saves")):
+        ws.git("update-ref", ref, damaged)
+    if not below:
+        ws.git("reset", "-q", "HEAD~1")
+    ws.append("b.txt")
+    saved = ws.save(task_id="T-2")
+    assert saved.exit_status == 0 and "the pending save is unreadable" in saved.json["message"], saved
+    assert first.encode() in ws.gitstate("log").stdout

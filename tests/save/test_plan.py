@@ -179,6 +179,23 @@ def test_stacking(pending: PendingSave | None, base: str | None, below: str | No
     assert not plan.deletes and not plan.ignores_deletions
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param(facts(pending=BESIDE), "", id="reset to its base, and edited"),
+        pytest.param(facts(pending=BESIDE._replace(place="refs/heads/b")), plans.LEFT, id="on another branch"),
+        pytest.param(
+            clean(has_context=True, pending=BESIDE._replace(place="refs/heads/b", emptied=True)), plans.LEFT, id="clean"
+        ),
+        pytest.param(facts(marker_is_lost=True), plans.LOST, id="unreadable"),
+        pytest.param(facts(marker_is_lost=True, pending=STACKED), plans.LOST, id="unreadable, on a WIP commit"),
+    ],
+)
+def test_save_that_takes_the_marker_from_another_says_so(given: SaveFacts, message: str) -> None:
+    plan = plan_save(given)
+    assert plan.message == message.format("beside", "refs/heads/b") and not plan.renews
+
+
 # -- a workspace that was emptied or reset: a save of that must not hide the one that matters
 
 
