@@ -243,7 +243,9 @@ def _is_command(words: Sequence[str], depth: int) -> bool:
     if name == "rsync":
         return any(word.startswith(("--del", "--remove-source-files")) for word in arguments)
     if name == "ln":
-        return any(word == "--force" or (word[:1] == "-" and word[1:2] != "-" and "f" in word) for word in arguments)
+        return any(
+            _is_short_for(word, "--force") or (word[:1] == "-" != word[1:2] and "f" in word) for word in arguments
+        )
     return False
 
 
@@ -270,42 +272,49 @@ def _verb_of_git(arguments: Sequence[str]) -> tuple[str, list[str]]:
     return (arguments[place], list(arguments[place + 1 :])) if place < len(arguments) else ("", [])
 
 
+def _is_short_for(option: str, *names: str) -> bool:
+    """Whether an option is a long one, or its beginning: git and others take that where it names one alone."""
+    return option.startswith("--") and len(option) > 2 and any(name.startswith(option) for name in names)
+
+
 def _is_destroying_git(arguments: Sequence[str], depth: int) -> bool:
     verb, rest = _verb_of_git(arguments)
     options = {word.partition("=")[0] for word in rest if word.startswith("-")}
     short = "".join(word[1:] for word in options if word[1:2] != "-")
     plain = [word for word in rest if not word.startswith("-")]
+
+    def has(*names: str) -> bool:
+        return any(option in names or _is_short_for(option, *names) for option in options)
+
     if verb == "reset":
-        return bool(options & {"--hard", "--merge", "--keep"})
+        return has("--hard", "--merge", "--keep")
     if verb == "clean":
-        return "n" not in short and "--dry-run" not in options
+        return "n" not in short and not has("--dry-run")
     if verb == "checkout":
-        makes = bool({"-b", "-B", "--orphan", "-t", "--track"} & options)
-        names_path = (
-            "--" in rest or len(plain) > 1 or any("." in word for word in plain) or "--pathspec-from-file" in options
-        )
-        return "f" in short or bool({"--force", "--ours", "--theirs"} & options) or (names_path and not makes)
+        makes = has("-b", "-B", "--orphan", "-t", "--track")
+        names_path = "--" in rest or len(plain) > 1 or any("." in word for word in plain) or has("--pathspec-from-file")
+        return "f" in short or has("--force", "--ours", "--theirs") or (names_path and not makes)
     if verb == "restore":
-        return not ({"--staged", "-S"} & options) or bool({"--worktree", "-W"} & options) or "W" in short
+        return not has("--staged", "-S") or has("--worktree", "-W") or "W" in short
     if verb == "stash":
         return not plain or plain[0] not in _STASH_KEEPS
     if verb == "switch":
-        return "f" in short or bool({"--force", "--discard-changes"} & options)
+        return "f" in short or has("--force", "--discard-changes")
     if verb == "worktree":
         return plain[:1] in (["remove"], ["move"])
     if verb == "rm":
-        return not {"--cached", "--dry-run", "-n"} & options
+        return not has("--cached", "--dry-run", "-n")
     if verb == "mv":
-        return "f" in short or "--force" in options
+        return "f" in short or has("--force")
     if verb in ("read-tree", "checkout-index"):
-        return "u" in short or "f" in short or bool({"--reset", "--force"} & options)
+        return "u" in short or "f" in short or has("--reset", "--force")
     if verb in ("merge", "rebase", "cherry-pick", "revert", "am"):
-        return bool({"--abort", "--quit", "--skip"} & options)
+        return has("--abort", "--quit", "--skip")
     if verb == "submodule" and plain[:1] == ["foreach"]:
         told = rest[rest.index("foreach") + 1 :]
         while told and told[0].startswith("-"):
             del told[0]
         return depth < _DEEPEST and _destroys(" ".join(told), depth + 1)
     if verb == "submodule":
-        return plain[:1] in (["deinit"], ["update"]) and ("f" in short or "--force" in options)
+        return plain[:1] in (["deinit"], ["update"]) and ("f" in short or has("--force"))
     return False
