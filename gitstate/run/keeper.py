@@ -26,7 +26,7 @@ import time
 from ..agents import launch, sessions  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
-from ..errors import EXIT_DONE
+from ..errors import EXIT_DONE, GitstateError
 from ..format.manifest import Reason
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
@@ -49,6 +49,7 @@ from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import BlockedSignals, Channel, KeeperConfig
 from .checkpoints import Checkpoints
 from .ending import Ending, RunParts
+from .moved import Place
 from .processes import RunProcesses, signal_name
 from .worktrees import RunWorktrees
 
@@ -101,15 +102,27 @@ class Keeper:
         self.signals = signals
         self.config = config
         self.processes = RunProcesses(config.run_id, config.stop, config.owner)
-        self.repository, _ = with_defaults(open_repository(os.fsencode(config.workspace)), OF_SAVE)
-        private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
-        self.checkpoints = Checkpoints(self.repository, config.times.interval, private)
+        self._private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
+        self._place = Place(os.fsencode(config.workspace))
+        self._private.append(self._place.fd)
+        self._equip(os.fsencode(config.workspace))
+        self.recorded_problem: str | None = None
+        self.holder = lease.read_holder(self.repository.own)
+        #: Seconds since the epoch; a file's time may be a little older than the clock.
+        self.began = time.time() - 0.05
+        self.ctrl_c: tuple[str, float] | None = None
+
+    def _equip(self, workspace: bytes) -> None:
+        """Get what works in the workspace, where it is now."""
+        self.repository, _ = with_defaults(open_repository(workspace), OF_SAVE)
+        private, interval = self._private, self.config.times.interval
+        self.checkpoints = Checkpoints(self.repository, interval, private)
         self.orders = Orders(self.repository, self.checkpoints, private)
-        self.worktrees = RunWorktrees(self.repository, config.run_id, config.times.interval, private)
+        self.worktrees = RunWorktrees(self.repository, self.config.run_id, interval, private)
         parts = RunParts(
-            channel,
-            signals,
-            config,
+            self.channel,
+            self.signals,
+            self.config,
             self.repository,
             self.processes,
             self.checkpoints,
@@ -118,11 +131,25 @@ class Keeper:
             private,
         )
         self._ending = Ending(parts)
-        self.recorded_problem: str | None = None
-        self.holder = lease.read_holder(self.repository.own)
-        #: Seconds since the epoch; a file's time may be a little older than the clock.
-        self.began = time.time() - 0.05
-        self.ctrl_c: tuple[str, float] | None = None
+
+    def _follow(self, *, at_once: bool) -> bool:
+        """Go on where the workspace was moved to; whether it was. What is held of destroyed files goes with the watch.
+
+        Where it can't be opened there, all is tried at the old place, and what fails is said.
+        """
+        path = self._place.go(at_once=at_once)
+        if path is None:
+            return False
+        with suppress(GitstateError, OSError):
+            open_repository(path)
+            self.orders.close()
+            self.checkpoints.close()
+            self.worktrees.close()
+            self._equip(path)
+            self._record_run()
+            self.checkpoints.start()
+            return True
+        return False
 
     def run(self) -> None:
         """Keep until the run ends."""
@@ -155,6 +182,9 @@ class Keeper:
             watched += [*self.orders.watched(), *self.worktrees.listing()]
             with self.signals.unblocked():
                 ready = self._wait(watched)
+            # What wakes it so may end the run.
+            if self._follow(at_once=any(one in ready for one in (self.channel, self.signals.reader, owner))):
+                running, ready = None, []
             if (came := self.signals.take()) and self._on_signal(signal_name(came[0]), False):
                 return
             self.channel.receive(0)
