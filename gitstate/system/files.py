@@ -37,7 +37,7 @@ def sync(fd: int) -> None:
         os.fsync(fd)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
-            raise
+            raise _named(error, fd) from None
 
 
 def set_mode(fd: int, mode: int) -> None:
@@ -167,10 +167,21 @@ def for_group(mode: int, around: os.stat_result) -> int:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write all of `data`; `os.write` alone may write less."""
+    """Write all of `data`; `os.write` alone may write less. Raises OSError that names the file, where /proc tells it."""
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise _named(error, fd) from None
+
+
+def _named(error: OSError, fd: int) -> OSError:
+    """What the system said of a descriptor, with the path that it leads to: which disk is full."""
+    path = b""
+    with suppress(OSError):
+        path = os.readlink(b"/proc/self/fd/%d" % fd)
+    return OSError(error.errno, error.strerror, path) if path.startswith(b"/") else error
 
 
 def write_atomic(

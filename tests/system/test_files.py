@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.errors import TryAgain
+from gitstate.errors import TryAgain, words_of
 from gitstate.system import files, locks
 from gitstate.system.clock import Deadline, is_before, now
 from tests.faults.strace import why_not_strace
@@ -166,3 +166,27 @@ def test_failed_sync_of_what_others_wrote_is_no_full_disk(error: str, tmp_path: 
     done = subprocess.run([*strace, tmp_path / "f"], capture_output=True, encoding="utf-8")
     said = f"sync failed: {os.strerror(getattr(errno, error))}" if error != "EIO" else os.strerror(errno.EIO)
     assert (done.stdout, done.stderr) == (f"EIO {said}\n", "")
+
+
+def test_error_of_a_write_names_the_file(tmp_path: Path) -> None:
+    """A descriptor says nothing of a path, and which disk is full is what a person must know."""
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("the system does not tell where a descriptor leads")
+    fd = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="No space left") as raised:
+            files.write_all(fd, b"data")
+    finally:
+        os.close(fd)
+    assert raised.value.filename == b"/dev/full" and words_of(raised.value) == "/dev/full: No space left on device"
+
+
+def test_error_of_a_write_to_a_pipe_names_no_file() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        with pytest.raises(BrokenPipeError) as raised:
+            files.write_all(writing, b"data")
+    finally:
+        os.close(writing)
+    assert raised.value.filename is None
