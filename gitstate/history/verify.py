@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..errors import CorruptSave, GitError, GitstateError
+from ..errors import CorruptSave, GitError, GitstateError, words_of
 from ..format.archive import pending_archive, read_stack
 from ..format.find import own_saves
 from ..format.manifest import Save
@@ -64,7 +64,10 @@ class Proof:
 
 
 def verify(path: bytes) -> Proof:
-    """Prove the newest save of the workspace that `path` is in. Raises NotAWorkspace, OSError."""
+    """Prove the newest save of the workspace that `path` is in. Raises NotAWorkspace, OSError.
+
+    Where no receipt can be left, a note says so.
+    """
     repository = open_repository(path)
     try:
         proof = _verify(repository)
@@ -72,7 +75,12 @@ def verify(path: bytes) -> Proof:
         proof = Proof(repository.toplevel, problems=(str(error)[:300],))
     proof = Proof(**{**proof.__dict__, "at": now(), "problems": proof.problems[:_MOST_PROBLEMS]})
     if proof.save_id is not None or proof.problems:
-        keep_receipt(repository, proof.save_id, proof.at, proof.problems)
+        try:
+            keep_receipt(repository, proof.save_id, proof.at, proof.problems)
+        except OSError as error:
+            # A backup that is mounted read-only, or a full disk: what was found is true all the same.
+            notes = (*proof.notes, f"`status` and `doctor` will not tell this result: {words_of(error)}")
+            proof = Proof(**{**proof.__dict__, "notes": notes})
     return proof
 
 

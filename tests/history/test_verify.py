@@ -9,6 +9,7 @@ import pytest
 
 from tests.states import STATES, make
 from tests.support.oracle import fingerprint
+from tests.support.patched import patched
 from tests.support.repositories import Templates, three_files
 from tests.support.workspace import Run, Workspace
 
@@ -27,6 +28,39 @@ def test_save_of_each_state_is_proven(name: str, templates: Templates, tmp_path:
     run = verify(ws)
     assert run.exit_status == 0, run
     assert fingerprint(ws.path).diff(before) == []
+
+
+#: A file system that is mounted read-only, below the workspace.
+READ_ONLY = """
+import errno
+opens = os.open
+def refused(path, flags, *args, **names):
+    if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR) and b"/.git/" in os.fsencode(path) and WHERE in os.fsencode(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    return opens(path, flags, *args, **names)
+os.open = refused
+"""
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_workspace_on_a_read_only_disk_is_verified(is_whole: bool, ws: Workspace) -> None:
+    """As a backup is: what was found holds, though no receipt of it can be left."""
+    ws.append("a.txt")
+    made = ws.save().json
+    if not is_whole:
+        blob = ws.out("rev-parse", f"{made['wip_commit']}:a.txt")
+        for pack in sorted((ws.git_dir / "objects/pack").glob("*.pack")):
+            content = pack.read_bytes()
+            for path in pack.parent.glob(f"{pack.stem}.*"):
+                path.unlink()
+            ws.git("unpack-objects", "-q", stdin=content)
+        (ws.git_dir / "objects" / blob[:2] / blob[2:]).unlink()
+    run = patched(ws, f"WHERE = {os.fsencode(ws.path)!r}\n{READ_ONLY}", "verify")
+    assert run.returncode == (0 if is_whole else 4), run
+    said = run.stdout + run.stderr
+    assert (b" proven at 20" if is_whole else b"does not come back") in said
+    assert b"verified.json" in said and b"Read-only file system" in said
+    assert ws.gitstate("status", "--json").json["workspaces"][0]["proven"] is None
 
 
 def test_proof_is_kept_for_status_and_doctor(ws: Workspace) -> None:

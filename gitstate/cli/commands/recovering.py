@@ -116,11 +116,12 @@ def verify(call: Call, paths: tuple[str, ...], everything: bool) -> int:
 def proof_lines(proof: Proof) -> list[str]:
     """What `verify` tells a person about one workspace."""
     where = escape(proof.workspace)
+    notes = [f"  {note}" for note in proof.notes]
     if proof.proven:
         first = f"{where}: save {proof.save_id} proven at {proof.at} ({proof.objects} objects, {proof.paths} files)"
-        return [first, *(f"  {note}" for note in proof.notes)]
+        return [first, *notes]
     if not proof.problems:
         return [f"{where}: no save to verify"]
     named = f"save {proof.save_id}" if proof.save_id else "the newest save"
-    lines = [f"{where}: {named} does not come back", *(f"  {problem}" for problem in proof.problems)]
+    lines = [f"{where}: {named} does not come back", *(f"  {problem}" for problem in proof.problems), *notes]
     return [*lines, "  next: gitstate save (a new one); gitstate log (the others)"]
