@@ -167,7 +167,7 @@ def for_group(mode: int, around: os.stat_result) -> int:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write all of `data`; `os.write` alone may write less. Raises OSError that names the file, where /proc tells it."""
+    """Write all of `data`; `os.write` alone may write less. Raises OSError that names the file where /proc tells it."""
     view = memoryview(data)
     try:
         while view:
