@@ -40,6 +40,16 @@ class CheckoutOids:
         #: The filters that took too long for one file: they run for no other.
         self._late: set[bytes | None] = set()
 
+    def changed_by_checkout(self, paths: list[bytes]) -> frozenset[bytes]:
+        """Those of the paths at which git may write something else than what it stores."""
+        conversions = self._conversions
+        found = conversions.converting_attributes(paths).items()
+        return frozenset(
+            path
+            for path, named in found
+            if conversions.filter_writes(named) or conversions.may_change_on_checkout(named)
+        )
+
     def foresee(self, targets: Iterable[Target]) -> None:
         """Ask at once for the bases of these targets which git converts by itself, in line ends and encodings."""
         pairs = [(target.path, leaf.oid) for target in targets for leaf in files_among(target.bases)]
@@ -75,8 +85,9 @@ class CheckoutOids:
                 yield None
                 continue
             try:
-                argv = ("cat-file", "--filters", b"--path=" + target.path, leaf.oid)
-                process = repository.git.start(*argv)
+                # Where a filter fails git writes what it stores, as if that were the file.
+                required = self._conversions.writing_filters_required()
+                process = repository.git.start(*required, "cat-file", "--filters", b"--path=" + target.path, leaf.oid)
                 limit_memory(process.pid)
                 out = repository.git.finish(process, timeout=repository.filter_limit or _FILTER)
                 yield object_id(repository.object_format, "blob", out)

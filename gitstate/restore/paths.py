@@ -260,6 +260,12 @@ class SavedPaths:
         theirs = self._in_submodules(targets)
         with self._workspace.disk.held_open():
             looks = [(target, seen, self._first_look(target, seen)) for target, seen in self._look(targets, outcome)]
+            stored = [target.path for target, seen, action in looks if action == "same" and _is_stored(target, seen)]
+            changing = self._as_git_writes().changed_by_checkout(stored) if stored else frozenset()
+            looks = [
+                (target, seen, "look" if action == "same" and target.path in changing else action)
+                for target, seen, action in looks
+            ]
             unclear = [target for target, _, action in looks if action == "look" and target.path not in theirs]
             if unclear:
                 self._as_git_writes().foresee(map(self._with_its_commit, unclear))
@@ -330,6 +336,9 @@ class SavedPaths:
             return action
         if self._is_checked_out(target, seen):
             return "same"
+        if _is_stored(target, seen):
+            # As after a checkout without the filter. Git has these bytes, and nothing is lost.
+            return "write"
         if self._overwrite or seen.oid in self._as_git_writes().oids(target) or self._is_named(target):
             return "delete" if target.saved is None else "write"
         return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
@@ -377,6 +386,11 @@ class SavedPaths:
             return False
         saved = reader.stream(target.saved.oid)
         return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
+
+
+def _is_stored(target: Target, seen: FileState) -> bool:
+    """Whether a file holds what git stores of it, and only that is known of the save."""
+    return target.is_as_stored and target.saved is not None and (seen.kind, seen.oid) == ("file", target.saved.oid)
 
 
 def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:

@@ -55,6 +55,18 @@ def test_unchanged_file_that_was_edited(ws: Workspace, conversion: Conversion) -
         assert ws.read("x.txt") == conversion.versions[version]
 
 
+@pytest.mark.parametrize("options", [[], ["--overwrite"]], ids=["", "--overwrite"])
+def test_unchanged_file_that_holds_what_git_stores(options: list[str], ws: Workspace, conversion: Conversion) -> None:
+    """As after a checkout without the filter: it is not the file of the save, and git has these bytes anyway."""
+    stored = ws.git("cat-file", "blob", "HEAD:x.txt")
+    ws.write("x.txt", stored)
+    run = ws.gitstate("restore", "held", *options, "x.txt")
+    assert run.exit_status == 0 and ("restored: x.txt" in run.stderr) == (stored != conversion.versions[0]), run
+    assert ws.read("x.txt") == conversion.versions[0]
+    again = ws.gitstate("restore", "held", *options, "x.txt")
+    assert again.exit_status == 0 and "x.txt" not in again.stderr, "it is as it was"
+
+
 def test_undo_of_a_recovery_goes_back_to_the_commit(ws: Workspace, conversion: Conversion) -> None:
     ws.write("x.txt", conversion.versions[1])
     ws.save()
@@ -93,3 +105,20 @@ def test_failing_filter_is_reported(ws: Workspace) -> None:
     run = ws.gitstate("restore", "held", "x.txt")
     assert "x.txt" in run.stderr and "filter failed" in run.stderr, run
     assert ws.read("x.txt") == b"stored\n"
+
+
+def test_failing_filter_is_reported_where_the_file_holds_what_git_stores(ws: Workspace) -> None:
+    ws.config("filter.rot.clean", "tr a-z n-za-m")
+    ws.config("filter.rot.smudge", "tr n-za-m a-z")
+    ws.write(".gitattributes", "/x.txt filter=rot\n")
+    ws.write("x.txt", "shown\n")
+    ws.commit("filtered")
+    ws.write("a.txt", "work\n")
+    ws.gitstate("checkpoint", "--label", "held")
+    ws.write("x.txt", "fubja\n")
+    ws.config("filter.rot.smudge", "false")
+    run = ws.gitstate("restore", "held", "x.txt")
+    assert "filter failed" in run.stderr and ws.read("x.txt") == b"fubja\n", run
+    ws.config("filter.rot.smudge", "tr n-za-m a-z")
+    assert ws.gitstate("restore", "held", "x.txt").exit_status == 0
+    assert ws.read("x.txt") == b"shown\n"
