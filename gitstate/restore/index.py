@@ -221,7 +221,8 @@ class IndexRecovery:
         following = next_index(repository)
         saved.write(following)
         saved.add_later(following, self._lines(kept))
-        is_whole = alone and not kept and not oldest.manifest.shared_index
+        is_flagged = self._set_flags_of_now(following)
+        is_whole = alone and not kept and not is_flagged and not oldest.manifest.shared_index
         # To look for an entry in vain is to read the whole index.
         tracked = {path: state for path, state in written.items() if path in known}
         if is_whole and _fill_in_written(repository, following, tracked):
@@ -239,6 +240,17 @@ class IndexRecovery:
             os.rename(following, self._current)
         self._kept_is_spent = True
         return kept
+
+    def _set_flags_of_now(self, target: bytes) -> bool:
+        """Hide from git, in the index at `target`, what was hidden after the save; whether anything was."""
+        if not os.path.exists(self._current) or self._is_left():
+            return False
+        from .flags import flags_since
+
+        found = flags_since(self._repository, self._git, self._current, target, self._saves)
+        for option, paths in found.items():
+            self.saved.flag(option, paths, target)
+        return bool(found)
 
     def forget_kept(self) -> None:
         """Remove the index files that the saves kept, once the index is back and nothing reads them any more."""
@@ -262,6 +274,7 @@ class IndexRecovery:
         files.remove(following)
         argv = ("read-tree", *([tree] if tree else ["--empty"]))
         self._git.run(*argv, env={"GIT_INDEX_FILE": os.fsdecode(following)})
+        self._set_flags_of_now(following)
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self._repository):

@@ -158,9 +158,10 @@ class SavedIndex:
             wants = {path for path, tag in wanted.items() if tag in letters}
             for option, paths in ((f"--{flag}", wants - has), (f"--no-{flag}", has - wants - shown)):
                 if paths:
-                    self._flag(option, paths, target)
+                    self.flag(option, paths, target)
 
-    def _flag(self, option: str, paths: Collection[bytes], target: bytes) -> None:
+    def flag(self, option: str, paths: Collection[bytes], target: bytes) -> None:
+        """Give paths a flag, or take it from them, in the index at `target`; `option` is one of `git update-index`."""
         argv = ("-c", "core.splitIndex=false", "update-index", "-z", option, "--stdin")
         env = {"GIT_INDEX_FILE": os.fsdecode(target)}
         self._git.run(*argv, input=b"".join(path + b"\0" for path in sorted(paths)), env=env, ok_codes=(0, 128))

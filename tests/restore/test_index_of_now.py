@@ -13,6 +13,7 @@ import pytest
 from gitstate.git.index import cached_tree, read_plain_index
 from tests.support.forgery import forged
 from tests.support.look import paths_of
+from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.repositories import initialized
 from tests.support.saving import saved_from
@@ -153,3 +154,54 @@ def test_large_index_of_another_boot_is_compared_entry_by_entry(ws: Workspace) -
         save.context["boot_id"] = "the boot before"
     assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
     assert ws.out("rev-parse", ":b.txt") == ws.out("rev-parse", "HEAD:a.txt")
+
+
+def tags(ws: Workspace) -> dict[str, str]:
+    return {line[2:]: line[0] for line in ws.out("ls-files", "-v").splitlines() if line[0] != "H"}
+
+
+@pytest.mark.parametrize("loss", ["in place", "wiped to the base", "wiped to the tip", "files gone", "marker gone"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_flags_that_were_set_after_the_save_stay(count: int, loss: str, ws: Workspace) -> None:
+    """They are of the index of now alone; but what comes back unstaged is not hidden from `git status`."""
+    for name in ("assumed.txt", "skipped.txt", "edited.txt", "staged.txt"):
+        ws.write(name, "committed\n")
+    base = ws.commit("more")
+    for number in range(count):
+        ws.append("staged.txt", f"staged {number}\n")
+        ws.git("add", "staged.txt")
+        ws.append("edited.txt", f"edited {number}\n")
+        assert ws.save(task_id="T-1").exit_status == 0
+    ws.git("update-index", "--assume-unchanged", "assumed.txt", "edited.txt", "staged.txt")
+    ws.git("update-index", "--skip-worktree", "skipped.txt")
+    if loss == "wiped to the base":
+        ws.git("update-index", "--no-assume-unchanged", "edited.txt", "staged.txt")
+        ws.git("reset", "-q", "--hard", base)
+    elif loss == "wiped to the tip":
+        ws.git("reset", "-q", "--hard")
+    elif loss == "files gone":
+        for name in ("assumed.txt", "edited.txt", "staged.txt"):
+            ws.remove(name)
+    elif loss == "marker gone":
+        for ref in ws.refs("refs/gitstate"):
+            ws.git("update-ref", "-d", ref)
+    assert ws.recover().exit_status == 0
+    found = tags(ws)
+    assert (found.get("assumed.txt"), found.get("skipped.txt"), found.get("edited.txt")) == ("h", "S", None)
+    assert b"edited.txt" in {line[3:] for line in ws.status() if line[1:2] == b"M"}
+    assert ws.read("assumed.txt") == b"committed\n" and ws.read("skipped.txt") == b"committed\n"
+
+
+def test_flags_that_the_save_holds_are_not_those_of_now(ws: Workspace) -> None:
+    """What git has shown since the save, because it brought it into the WIP commit, is hidden as it was."""
+    ws.write("hidden.txt", "committed\n")
+    ws.commit("more")
+    ws.git("update-index", "--assume-unchanged", "hidden.txt")
+    ws.append("hidden.txt", "hidden edit\n")
+    ws.append("a.txt", "work\n")
+    before = fingerprint(ws.path)
+    assert ws.save(task_id="T-1").exit_status in (0, 4)
+    ws.git("update-index", "--assume-unchanged", "a.txt")
+    assert ws.recover().exit_status == 0
+    assert tags(ws) == {"hidden.txt": "h"}, "a.txt has work that came back"
+    assert before.diff(fingerprint(ws.path)) == []
