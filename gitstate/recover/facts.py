@@ -32,7 +32,7 @@ from ..system import files, process
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.lease import describe, presence_in
-from ..workspace.live_context import RECOVERED, owner_state, read_live_context, read_state_context
+from ..workspace.live_context import RECOVERED, owner_state, read_live_context, read_state_context, state_name
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 
 if TYPE_CHECKING:
@@ -335,6 +335,10 @@ def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context
     context, status = read_live_context(repository)
     if status is None:
         context, status = read_state_context(repository)
+        tracked = ("ls-files", "-z", "--", state_name(repository))
+        if status is not None and repository.git.run(*tracked, ok_codes=range(256)):
+            # It may have come with a clone: then the task is that of whoever committed it.
+            status = None
     if status is None and checkpoint is not None:
         return checkpoint.context
     return context if status == "active" else None

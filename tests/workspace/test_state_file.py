@@ -155,6 +155,22 @@ def test_recover_rebuilds_the_state_file_from_git_alone(ws: Workspace) -> None:
     }
 
 
+def test_state_file_that_a_clone_brings_is_no_context(ws: Workspace) -> None:
+    """Somebody committed it: what it says is of another workspace, and no task of this one."""
+    well(ws.gitstate("begin", "task_id=T-of-another"))
+    ws.git("add", "-f", "active_state.json")
+    ws.commit("the state file, by mistake")
+    ws.git("clone", "-q", os.fspath(ws.path), os.fspath(ws.outside / "clone"))
+    clone = Workspace(ws.outside / "clone", ws.outside)
+    (found,) = clone.recover().json["workspaces"]
+    assert (found["verdict"], found["context"]["task_id"]) == ("nothing", None)
+    assert "T-of-another" not in clone.gitstate("recover", "--format", "shell").text
+    (ws.git_dir / "gitstate" / "context.json").unlink()
+    ws.git("rm", "-q", "--cached", "active_state.json")
+    (found,) = ws.recover().json["workspaces"]
+    assert found["context"]["task_id"] == "T-of-another", "one that git does not track is this workspace's own"
+
+
 def test_configured_state_file_is_used(ws: Workspace) -> None:
     ws.config("gitstate.stateFile", "var/agent state.json")
     well(ws.save())
