@@ -10,6 +10,7 @@ from ..format.names import is_save_id
 from ..git import refs
 from ..git.repository import Repository
 from ..system.stdlib import TYPE_CHECKING
+from ..system.terminal import escape
 from ..workspace.live_context import RECOVERED, read_live_context, read_state
 
 if TYPE_CHECKING:
@@ -70,5 +71,5 @@ def _task(context: Context) -> str:
         "branch": context.branch_name,
         "notes": ", ".join(context.memory_refs[:12]) or None,
     }
-    known = [f"{name} {value}" for name, value in fields.items() if value is not None]
+    known = [f"{name} {escape(str(value))}" for name, value in fields.items() if value is not None]
     return f"Current work: {'; '.join(known)}." if context.task_id or context.progress_stage else ""

@@ -333,7 +333,7 @@ def _shell_quote(value: object) -> str:
 
 
 def instruction(context: Context) -> str:
-    """What to continue with, in one sentence, for an agent that starts a new session."""
+    """What to continue with, in one sentence and one line, for an agent that starts a new session."""
     parts = [f"Continue {context.task_id}" if context.task_id else "Continue"]
     if context.issue_number is not None:
         parts.append(f"(issue {context.issue_number})")
@@ -342,7 +342,8 @@ def instruction(context: Context) -> str:
     if context.branch_name:
         parts.append(f"on branch {context.branch_name}")
     parts.append(f"in {context.workspace_path}")
-    return " ".join(parts)
+    # A line end in a value would begin a line that nobody but the briefing should write.
+    return escape(" ".join(parts))
 
 
 def briefing(
@@ -362,14 +363,14 @@ def briefing(
     lines = [f"Your last run in this workspace was interrupted{how}."]
     lines.append(instruction(context) + ".")
     if context.memory_refs:
-        lines.append("Notes of the last run: " + ", ".join(context.memory_refs[:_NAMED]))
+        lines.append("Notes of the last run: " + ", ".join(map(escape, context.memory_refs[:_NAMED])))
     if operation:
         lines.append(f"A {operation} is in progress: run `git status` first.")
     lines += _named("Restored from the save", restored)
     lines += _named("Changed after the save, and kept", kept)
     lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
     if destroyed:
-        line = text_to_json(destroyed_line(*destroyed, left_out, is_saved=is_saved))
+        line = escape(destroyed_line(*destroyed, left_out, is_saved=is_saved))
         lines.append(line[:1].upper() + line[1:])
     if not restored and not kept and (is_saved or not destroyed):
         lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")
@@ -379,5 +380,5 @@ def briefing(
 def _named(title: str, paths: Sequence[bytes]) -> list[str]:
     if not paths:
         return []
-    named = [text_to_json(os.fsdecode(path)) for path in paths[:_NAMED]]
+    named = [escape(path) for path in paths[:_NAMED]]
     return [f"{title}: {first_of(named, len(paths))}"]
