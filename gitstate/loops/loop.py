@@ -295,7 +295,7 @@ class Loop:
 
     def _prompt(self, task: Task) -> str:
         template = self.request.template
-        prompt = template.replace("{}", task.text, 1) if "{}" in template else f"{template}\n\n{task.text}"
+        prompt = template.replace("{}", task.text) if "{}" in template else f"{template}\n\n{task.text}"
         # What a context holds may hold a NUL byte, which no command can be given.
         return (f"{prompt}\n\n{self.told}" if self.told else prompt).replace("\0", " ")
 

@@ -33,11 +33,12 @@ def test_loop_does_every_task_and_removes_it(stage: Stage) -> None:
 
 def test_task_is_passed_as_a_prompt_and_never_as_an_option(stage: Stage) -> None:
     stage.manner("done")
-    stage.tasks.write_text("--version $(touch pwned)\n")
-    options = ["--prompt", "--do {} && report", "--", "--model", "opus"]
+    stage.tasks.write_text("--version $(touch pwned) {}\n")
+    options = ["--prompt", "--do {} && report {}", "--", "--model", "opus"]
     assert loop_with(stage, "--tasks", str(stage.tasks), *options).returncode == 0, stage.said()
     first, prompt, *rest = stage.arguments()
-    assert (first, prompt) == ("-p", " --do --version $(touch pwned) && report")
+    task = "--version $(touch pwned) {}"
+    assert (first, prompt) == ("-p", f" --do {task} && report {task}")
     assert rest[-2:] == ["--model", "opus"]
     assert not (stage.ws.path / "pwned").exists()
 
