@@ -34,14 +34,21 @@ class Seconds(click.FloatRange):
         return super().convert(_plain(self, value, param, ctx), param, ctx)
 
 
-class Count(click.IntRange):
+class Whole(click.types.IntParamType):
     """A whole number, written as other programs write one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(_plain(self, value, param, ctx), param, ctx)
 
 
-def _plain(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+class Count(click.IntRange):
+    """A whole number in a range, written as other programs write one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(_plain(self, value, param, ctx), param, ctx)
+
+
+def _plain(kind: Seconds | Count | Whole, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     """`value`; a text only where it is a plain number."""
     try:
         return plain_number(value) if isinstance(value, str) else value
@@ -49,7 +56,7 @@ def _plain(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx
         kind.fail(f"{value!r} is not a valid {kind.name}.", param, ctx)
 
 
-_TYPES: dict[str, Any] = {"text": str, "many": str, "number": Count(), "seconds": Seconds(0, 10**9, min_open=True)}
+_TYPES: dict[str, Any] = {"text": str, "many": str, "number": Whole(), "seconds": Seconds(0, 10**9, min_open=True)}
 
 
 class TableGroup(click.Group):

@@ -250,7 +250,7 @@ MUTATIONS = (
     Mutation(
         "a failed fsync is passed over",
         "system/files.py",
-        "        if error.errno not in UNSUPPORTED:\n            raise\n",
+        "        if error.errno not in UNSUPPORTED:\n            raise _named(error, fd) from None\n",
         "        pass\n",
         f"{ERRORS}[save]",
         {"ERROR_POINT": r"gitstate:fsync:.*=EIO"},
