@@ -99,10 +99,13 @@ def gather(
 
 
 def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> Facts:
+    from .made_up import left_by_another
+
     checkpoint = _latest_checkpoint(repository, reader)
     context = _unsaved_context(repository, checkpoint)
     return here._replace(
         elsewhere=_elsewhere(repository, reader),
+        left_here=left_by_another(repository, reader, here),
         context=context,
         checkpoint=checkpoint,
         newer_save=None if checkpoint is None else _newer_save(repository, checkpoint),

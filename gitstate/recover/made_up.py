@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import CorruptSave, GitError, NeedsPerson
 from ..format import names
-from ..format.archive import read_save
+from ..format.archive import pending_here, read_save
 from ..format.carried import base_below
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
@@ -57,6 +57,19 @@ def from_trailers(repository: Repository, reader: ObjectReader, here: Facts) -> 
         index_commit=_index_commit(reader, parents, save_id, below),
     )
     return Save(here.head, here.head, tree, {}, noted_context(repository, reader, here.head), manifest)
+
+
+def left_by_another(repository: Repository, reader: ObjectReader, here: Facts) -> str | None:
+    """The id of a save that is pending in another worktree, where that has left its branch and this one took it."""
+    commit = None if here.head is None or here.head_ref is None else reader.commit(here.head)
+    save_id = None if commit is None else parse_trailers(commit).save_id
+    if here.head_ref is None or save_id is None or refs.is_checked_out_elsewhere(repository, here.head_ref):
+        return None
+    with suppress(NeedsPerson, CorruptSave):
+        held = find_save(repository, save_id)
+        if held.archive in pending_here(repository).values() and read_save(held.archive, reader).wip == here.head:
+            return save_id
+    return None
 
 
 def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid | None) -> Oid | None:

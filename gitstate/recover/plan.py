@@ -71,6 +71,8 @@ class Facts(Record):
     """Sentences on what a git or a manager of hooks left when it was killed, each with the command that helps."""
     elsewhere: str | None = None
     """A sentence about pending saves whose workspace is missing; None where there are none."""
+    left_here: str | None = None
+    """The pending save of another worktree that HEAD is on the WIP commit of, where only this one has the branch."""
     newer_save: str | None = None
     """The id of a save of this workspace that is newer than the latest checkpoint; None where there is none."""
     checkpoint: Save | None = None
@@ -173,6 +175,9 @@ def _without_save(facts: Facts) -> Verdict:
         return Verdict("recovered", "the work of the last run was recovered earlier; no task has begun since")
     if facts.fetched:
         return Verdict("elsewhere", facts.fetched[0], EXIT_PERSON, facts.fetched[1])
+    if facts.left_here and not facts.strict:
+        message = f"HEAD is on the WIP commit of the save {facts.left_here}, which is pending in another worktree"
+        return Verdict("elsewhere", message, EXIT_PERSON, f"gitstate recover --save {facts.left_here}")
     if facts.elsewhere and not facts.strict:
         return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
     is_offered = facts.checkpoint and not facts.newer_save and facts.disk != "same"

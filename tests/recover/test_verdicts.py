@@ -138,11 +138,15 @@ def test_hint_where_the_branch_is_checked_out_elsewhere_recovers_there(ws: Works
     ws.git("checkout", "-q", "main")
     place = ws.path.with_name("a place")
     ws.git("worktree", "add", "-q", str(place), "agent/work")
+    there = Workspace(place, ws.outside)
+    found = answer(there.recover("--dry-run"), "elsewhere", 4)
+    assert found["hint"].endswith(f" recover --save {save_id}") and "in another worktree" in found["message"]
     refused = ws.recover("--into", str(place.with_name("third")), "--save", save_id)
     assert refused.exit_status == 4, refused
     run = follow(ws, refused.json["hint"])
     assert run is not None and run.exit_status == 0, run
     assert before.diff(fingerprint(place)) == []
+    answer(there.recover(), "recovered", 0)
 
 
 def test_save_is_recovered_on_its_branch_under_a_new_name(ws: Workspace) -> None:
