@@ -59,7 +59,7 @@ def test_failed_save_names_the_latest_checkpoint(ws: Workspace) -> None:
     assert started.status() == 137, started.words()
     assert not marker(ws)
     said = started.words()
-    assert "gitstate: not saved: File too large" in said
+    assert f"gitstate: not saved: {ws.git_dir}/gitstate/" in said and ": File too large\n" in said
     latest = the_id(ws, "checkpoints")
     assert f"the latest checkpoint is {latest} (gitstate diff {latest})" in said
     assert "next: gitstate save" in said
@@ -78,7 +78,7 @@ def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
     os.kill(pid, signal.SIGKILL)
     assert started.status() == 137, started.words()
     said = started.words()
-    assert "gitstate: not saved: File too large" in said
+    assert f"gitstate: not saved: {ws.git_dir}/gitstate/" in said and ": File too large\n" in said
     assert "checkpoint" not in said and "saved 2" not in said
     assert "next: gitstate save" in said
 
