@@ -42,11 +42,25 @@ def switch_off(name: str) -> str:
     return f"--config-env={name}={_EMPTY}"
 
 
+def hooks_off(config: Iterable[str]) -> tuple[str, ...]:
+    """Options for git that switch off the hooks which a configuration with these settings names (`man git-hook`).
+
+    They run from git 2.54 on, whatever `core.hooksPath` is.
+    """
+    named = (key for key in config if key.startswith("hook.") and key.endswith((".command", ".event")))
+    hooks = dict.fromkeys(key.rpartition(".")[0] for key in named if key.count(".") > 1)
+    return tuple(switch_off(f"{hook}.enabled") for hook in hooks)
+
+
+#: The events of hooks that may come of what this program lets git do. From git 2.55 on each can be switched off for all
+#: hooks of the configuration, also where nobody has read that yet.
+_EVENTS = ("reference-transaction", "post-index-change", "post-checkout", "pre-auto-gc")
 _OPTIONS = (
     *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"),
+    *(word for event in _EVENTS for word in ("-c", f"hook.{event}.enabled=false")),
     *("-c", "core.fsync=reference,loose-object,pack,pack-metadata", "-c", "core.fsyncMethod=fsync"),
     *("-c", "submodule.recurse=false", "-c", "core.warnAmbiguousRefs=false", "-c", "core.untrackedCache=keep"),
-    *("-c", "core.filesRefLockTimeout=3000", "-c", "core.packedRefsTimeout=3000"),
+    *("-c", "core.filesRefLockTimeout=3000", "-c", "core.packedRefsTimeout=3000", "-c", "reftable.lockTimeout=3000"),
     # Git ends where the file that it names is missing, and lists the changes in another order where it is there.
     *("-c", "diff.orderFile=/dev/null"),
 )

@@ -7,7 +7,7 @@ import os
 from ..errors import NotAWorkspace
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record
-from .command import Git, switch_off
+from .command import Git, hooks_off
 from .gitdir import linked_places, path_named_in, strange_files_above
 from .permitted import as_permitted
 from .repository import Repository, git_dir_of
@@ -92,8 +92,6 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
     settings = git.finish(listed, ok_codes=range(256))
     fields = settings.split(b"\0")[:-1]
     config = settings_of(fields[1::2])
-    hooks = dict.fromkeys(key.rpartition(".")[0] for key in config if key.startswith("hook.") and key.count(".") > 1)
-    options = tuple(switch_off(f"{hook}.enabled") for hook in hooks)
     if asked is None and (listed.returncode != 0 or not _is_plain(config, fields[::2])):
         return _opened(_ask_both(path), bare_too)
     if asked is None:
@@ -107,7 +105,7 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
             if git_dir != common_dir:
                 _refuse_copy(toplevel, git_dir)
             _refuse_repository_above(path, toplevel, git_dir, common_dir)
-    git = Git(toplevel, options)
+    git = Git(toplevel, hooks_off(config))
     return as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
 
 

@@ -25,7 +25,7 @@ from ..format.names import (
     workspace_id,
 )
 from ..git import refs
-from ..git.command import Git, Oid, try_in_halves
+from ..git.command import Git, Oid, hooks_off, try_in_halves
 from ..git.repository import Repository, hooks_path
 from .guarded import held_back
 from .remote import Exchange, NotSent, chunks, exchange, named_remote, offered, reason_of, take_notes
@@ -103,7 +103,10 @@ def with_hooks(repository: Repository) -> Git:
     if repository.stranger is not None:
         return repository.git
     hooks = os.fsdecode(hooks_path(repository).directory)
-    return Git(repository.toplevel, (*repository.git.options, "-c", f"core.hooksPath={hooks}"))
+    # Those of the configuration run as well (`man git-hook`).
+    off = hooks_off(repository.config)
+    options = [option for option in repository.git.options if option not in off]
+    return Git(repository.toplevel, (*options, "-c", f"core.hooksPath={hooks}"))
 
 
 def recovered_here(theirs: Mapping[str, Oid], ours: Mapping[str, Oid], fetched: Fetched) -> list[str]:

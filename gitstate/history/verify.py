@@ -19,7 +19,7 @@ from ..format.archive import pending_archive, read_stack
 from ..format.find import own_saves
 from ..format.manifest import Save
 from ..format.names import marker_ref, save_ref, workspace_id
-from ..git.command import Git, Oid, is_oid, object_id
+from ..git.command import Git, Oid, hooks_off, is_oid, object_id
 from ..git.entries import list_index, list_tree
 from ..git.opening import open_repository
 from ..git.permitted import without_filters
@@ -219,8 +219,10 @@ class _Rebuilt:
     def _make(self, source: Repository, top: bytes) -> None:
         """A repository on the branch of the save that borrows all objects."""
         os.mkdir(top)
-        git = Git(top)
-        git.run("init", "-q", f"--object-format={source.object_format}", ".")
+        git = Git(top, hooks_off(source.config))
+        # Its refs are files, whatever git makes by default, and those of the save's repository are.
+        init = ("init", "-q", f"--object-format={source.object_format}", ".")
+        git.run(*init, env={"GIT_DEFAULT_REF_FORMAT": "files"})
         git_dir = os.path.join(top, b".git")
         with open(os.path.join(git_dir, b"objects", b"info", b"alternates"), "wb") as file:
             # In quotes, as git writes C strings: a path may hold a line feed.
@@ -230,7 +232,8 @@ class _Rebuilt:
             _copy(os.path.join(source.common_dir, b"config"), os.path.join(git_dir, b"config"))
             _copy(os.path.join(source.common_dir, b"info"), os.path.join(git_dir, b"info"))
             config = os.path.join(git_dir, b"config")
-            Git(b"/").run("config", "--file", config, "--unset-all", "core.worktree", ok_codes=(0, 5))
+            for key in ("core.worktree", "extensions.refStorage"):
+                Git(b"/").run("config", "--file", config, "--unset-all", key, ok_codes=(0, 5))
         git.run("config", "core.bare", "false")
         manifest = self.newest.manifest
         at = self.newest.wip if manifest.moves_branch else manifest.head

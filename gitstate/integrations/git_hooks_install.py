@@ -19,12 +19,13 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import EXIT_DONE, EXIT_PERSON, GitError, NeedsPerson
 from ..git.command import Git
-from ..git.repository import Repository, hooks_path
+from ..git.damaged.refused import way_without
+from ..git.repository import Repository, hooks_path, parse_bool
 from ..system import files
 from .git_hooks import EVENTS
 from .hook_file import (
@@ -367,12 +368,30 @@ def hook_problems(repository: Repository) -> list[tuple[str, str | None]]:
     lost = [event for event, present in parts.items() if not present]
     if lost:
         problems.append((f"these hooks do not call gitstate: {', '.join(lost)}", "gitstate install"))
+    problems += [_switched_on(repository, event, key) for event in EVENTS for key in _switched_off(repository, event)]
     present = read_hook(os.path.join(where.directory, SHIM))
     if present is None:
         present = read_hook(os.path.join(repository.common_dir, b"hooks", SHIM))
     if present is not None and present != shim(made=made_directory(present)):
         problems.append(("the git hooks start another installation of gitstate", "gitstate install"))
     return problems
+
+
+def _switched_off(repository: Repository, event: str) -> Iterator[str]:
+    """The settings by which git does not run our configured hook (`man git-hook`); gitstate's own do not count."""
+    if f"{_section(event)}.command" not in repository.config:
+        return
+    for key in (f"{_section(event)}.enabled", f"hook.{event}.enabled"):
+        if key in repository.config:
+            listed = repository.git.run("config", "--show-scope", "-z", "--get-all", key, ok_codes=(0, 1)).split(b"\0")
+            values = [value for scope, value in zip(listed[::2], listed[1::2], strict=False) if scope != b"command"]
+            if values and parse_bool(os.fsdecode(values[-1])) is False:
+                yield key
+
+
+def _switched_on(repository: Repository, event: str, key: str) -> tuple[str, str]:
+    """A problem for `hook_problems`: the setting `key` keeps our hook from running."""
+    return f"{key} is false: git does not call gitstate at {event}", way_without(repository.git, key, b"")
 
 
 def _installed(repository: Repository, directory: bytes) -> dict[str, bool]:

@@ -10,7 +10,7 @@ import os
 
 from ..git import refs
 from ..git.attributes import conditional_includes
-from ..git.command import Git, Oid
+from ..git.command import Git, Oid, hooks_off
 from ..git.damaged.broken import UNBORN, find_broken, is_readable, last_whole, make_stand_in
 from ..git.damaged.files import (
     Damage,
@@ -105,7 +105,7 @@ def open_damaged(path: bytes) -> Repository | None:
         listed += git.run(*read, input=own or b"", ok_codes=range(256))
         config = settings_of(listed.split(b"\0")[:-1])
     object_format = config.get("extensions.objectformat", ["sha1"])[-1]
-    return as_permitted(Repository(top, git_dir, common_dir, object_format, config, Git(top)))
+    return as_permitted(Repository(top, git_dir, common_dir, object_format, config, Git(top, hooks_off(config))))
 
 
 def _git_dir_below(top: bytes) -> bytes | None:

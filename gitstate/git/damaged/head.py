@@ -9,12 +9,12 @@ import os
 
 from ...system import files
 from ...system.stdlib import TYPE_CHECKING, suppress
-from ..command import Git, Oid, is_oid
+from ..command import Git, Oid, hooks_off, is_oid
 from ..gitdir import read_head_file
 from ..strange import split_section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LONGEST = 64 << 20
 #: So much of the end of a reflog is read.
@@ -162,11 +162,13 @@ def refused_settings(lines: list[bytes]) -> Iterator[tuple[bytes, str]]:
     Git names the setting, its value alone, or neither: then it is the one without which git says something else.
     """
     with files.temporary_directory("gitstate-config-") as directory:
-        probe = _ConfigProbe(os.fsencode(directory))
+        # The user's own hooks would run there, too.
+        listed = Git(b"/").run("config", "--list", "--name-only", "-z", ok_codes=range(256)).split(b"\0")[:-1]
+        keys = [*listed, *(key for key, _, _ in _pairs(lines))]
+        probe = _ConfigProbe(os.fsencode(directory), map(os.fsdecode, keys))
         said = probe.ask(lines)
         while said:
-            listed = Git(b"/").start("config", "--no-includes", "--file", "-", "-z", "--list")
-            pairs = [item.partition(b"\n") for item in listed.communicate(b"\n".join(lines))[0].split(b"\0")[:-1]]
+            pairs = _pairs(lines)
             # Without what says of which format the repository is git would open one that it does not know.
             pairs = [pair for pair in pairs if pair[0] != _FORMAT[0] or not pair[2].isdigit() or pair[2] in b"01"]
             if b"unknown repository extension" in said:
@@ -185,10 +187,16 @@ def refused_settings(lines: list[bytes]) -> Iterator[tuple[bytes, str]]:
                 return
 
 
-class _ConfigProbe:
-    """An empty repository that is given one configuration after the other."""
+def _pairs(lines: list[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+    """Each setting of a configuration: its name, a line feed where it has a value, and that value."""
+    listed = Git(b"/").start("config", "--no-includes", "--file", "-", "-z", "--list")
+    return [item.partition(b"\n") for item in listed.communicate(b"\n".join(lines))[0].split(b"\0")[:-1]]
 
-    def __init__(self, directory: bytes) -> None:
+
+class _ConfigProbe:
+    """An empty repository that is given one configuration after the other, whose hooks do not run."""
+
+    def __init__(self, directory: bytes, keys: Iterable[str]) -> None:
         self._git_dir, tree = os.path.join(directory, b"git"), os.path.join(directory, b"tree")
         for name in (tree, self._git_dir, *(os.path.join(self._git_dir, part) for part in (b"objects", b"refs"))):
             os.mkdir(name)
@@ -196,7 +204,7 @@ class _ConfigProbe:
             os.path.join(self._git_dir, b"HEAD"), (b"ref: refs/heads/main\n",), mode=0o600, durable=False
         )
         # What they name may be a FIFO. Git refuses a bad value all the same.
-        self._git = Git(tree, ("-c", "core.excludesFile=", "-c", "core.attributesFile="))
+        self._git = Git(tree, ("-c", "core.excludesFile=", "-c", "core.attributesFile=", *hooks_off(keys)))
         self._env = {"GIT_DIR": os.fsdecode(self._git_dir), "GIT_WORK_TREE": os.fsdecode(tree)}
 
     def ask(self, lines: list[bytes]) -> bytes:
@@ -204,7 +212,7 @@ class _ConfigProbe:
         config = os.path.join(self._git_dir, b"config")
         files.remove(config)
         # The refs of the empty repository are files.
-        asked = [line for line in lines if not _names_reftable(line)]
+        asked = [line for line in lines if not _names_ref_storage(line)]
         files.write_new_file(config, (b"\n".join(asked),), mode=0o600, durable=False)
         for argv in _PROBES:
             process = self._git.start(*argv, env=self._env)
@@ -214,8 +222,10 @@ class _ConfigProbe:
         return b""
 
 
-def _names_reftable(line: bytes) -> bool:
-    return _sets(line, b"extensions.refstorage") and line.partition(b"=")[2].strip().lower() == b"reftable"
+def _names_ref_storage(line: bytes) -> bool:
+    """Whether a line says in which of the formats that git knows the refs are, or where (`man git-config`)."""
+    value = line.partition(b"=")[2].strip().strip(b'"').lower()
+    return _sets(line, b"extensions.refstorage") and value.partition(b"://")[0] in (b"reftable", b"files")
 
 
 def without_setting(lines: list[bytes], key: bytes) -> list[bytes]:
