@@ -10,9 +10,8 @@ import os
 
 from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain, words_of
 from ..format import names
-from ..format.archive import pending_here, read_stack, tree_of_base
-from ..format.fetched import fetched_in_files
-from ..git import refs
+from ..format.archive import pending_archives, pending_here, pending_in_files, read_stack, tree_of_base
+from ..format.fetched import fetched_in_files, fetched_saves
 from ..git.command import Oid
 from ..git.opening import open_repository
 from ..git.repository import Repository
@@ -22,7 +21,7 @@ from ..recover.recover import recover, recover_into
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
-from ..system.stdlib import TYPE_CHECKING, Record, quote
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace import registry
 from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
@@ -265,11 +264,11 @@ def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
     """Map the common directory of each repository to its pending saves whose workspaces do not exist."""
     one_of: dict[bytes, WorkspacePeek] = {}
     for seen in looks:
-        if seen.problem is None and seen.others_pending and seen.common_dir not in one_of:
+        if seen.problem is None and (seen.others_pending or seen.unreadable) and seen.common_dir not in one_of:
             one_of[seen.common_dir] = seen
     queries: list[tuple[bytes, WorkspacePeek, dict[str, Oid]]] = []
     for common, seen in one_of.items():
-        (pending,) = refs.read_refs_below(common, names.PENDING)
+        pending = _pending_in(common, seen)
         if pending:
             here = worktree_ids(common)
             lone = {name: oid for name, oid in pending.items() if name not in here}
@@ -280,6 +279,15 @@ def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
     return {
         common: answer for (common, _, _), answer in zip(queries, answers, strict=True) if answer is not forkpool.LOST
     }
+
+
+def _pending_in(common: bytes, seen: WorkspacePeek) -> dict[str, Oid]:
+    """The pending saves of the repository of a workspace: from its files, or from git where only git can read them."""
+    if not seen.unreadable:
+        return pending_in_files(common)
+    with suppress(GitstateError, OSError):
+        return pending_archives(open_repository(seen.workspace).git)
+    return {}
 
 
 def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
@@ -302,8 +310,17 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
 
 def _offered_by_remotes(looks: Sequence[WorkspacePeek]) -> set[bytes]:
     """The common directories of the repositories in which a save is pending that was fetched."""
-    common = {seen.common_dir for seen in looks if seen.problem is None and seen.fetched}
-    return {directory for directory in common if fetched_in_files(directory).pending}
+    asked = {seen.common_dir: seen for seen in looks if seen.problem is None and (seen.fetched or seen.unreadable)}
+    return {common for common, seen in asked.items() if _has_fetched(common, seen)}
+
+
+def _has_fetched(common: bytes, seen: WorkspacePeek) -> bool:
+    """Whether a save is pending that was fetched, as `_pending_in` finds it."""
+    if not seen.unreadable:
+        return bool(fetched_in_files(common).pending)
+    with suppress(GitstateError, OSError):
+        return bool(fetched_saves(open_repository(seen.workspace).git).pending)
+    return False
 
 
 def _has_nothing(seen: WorkspacePeek) -> bool:
@@ -313,7 +330,8 @@ def _has_nothing(seen: WorkspacePeek) -> bool:
 
 def _may_take(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> bool:
     """Whether a save without a workspace may belong to this one: the host was renamed, or the directory was moved."""
-    if not _has_nothing(seen):
+    if not _has_nothing(seen) or seen.unreadable:
+        # One whose refs only git can read is opened in any case.
         return False
     return any(orphan.head_ref == seen.branch for orphan in orphans.get(seen.common_dir, ()) if orphan.problem is None)
 

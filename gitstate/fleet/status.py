@@ -11,11 +11,13 @@ from ..git.gitdir import lost_backlinks
 from ..git.opening import open_repository
 from ..git.repository import read_head
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from ..workspace.live_context import read_live_context
+from ..workspace.live_context import owner_state, read_live_context
 from ..workspace.peek import Peeker, WorkspacePeek
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ..workspace.live_context import OwnerState
 
 #: Seconds to open one workspace.
 _DEADLINE = 30.0
@@ -67,7 +69,7 @@ def summaries(
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)
         summary = summarize_peek(seen) if answer is forkpool.LOST else answer
-        found.append(summary._replace(aside=_aside(seen)) if seen.dismissed else summary)
+        found.append(summary._replace(aside=_aside(seen)) if seen.dismissed or seen.unreadable else summary)
     return found
 
 
@@ -90,21 +92,26 @@ def short_line(path: bytes) -> str:
 
 def _aside(seen: WorkspacePeek) -> tuple[tuple[str, str | None], ...]:
     """What was set aside in a workspace; it is opened only where there is a ref that may say so."""
-    if not seen.dismissed or seen.damage:
+    if not (seen.dismissed or seen.unreadable) or seen.damage:
         return ()
     from ..format.archive import read_save
     from ..git import refs
     from ..objects.reader import ObjectReader
     from ..run.hold import is_aside
 
-    (found,) = refs.read_refs_below(seen.common_dir, names.dismissed_ref(seen.workspace_id, ""))
-    aside = []
-    if found:
-        with suppress(GitstateError, OSError), ObjectReader(open_repository(seen.workspace).git) as reader:
-            for save_id, archive in sorted(found.items()):
-                save = read_save(archive, reader)
-                if is_aside(save.manifest):
-                    aside.append((save_id, save.context.task_id))
+    prefix, aside = names.dismissed_ref(seen.workspace_id, ""), []
+    with suppress(GitstateError, OSError):
+        if seen.unreadable:
+            listed = refs.list_refs(open_repository(seen.workspace).git, prefix)
+            found = {ref[len(prefix) :]: oid for ref, oid in listed.items()}
+        else:
+            (found,) = refs.read_refs_below(seen.common_dir, prefix)
+        if found:
+            with ObjectReader(open_repository(seen.workspace).git) as reader:
+                for save_id, archive in sorted(found.items()):
+                    save = read_save(archive, reader)
+                    if is_aside(save.manifest):
+                        aside.append((save_id, save.context.task_id))
     return tuple(aside)
 
 
@@ -130,7 +137,12 @@ def summarize(path: bytes) -> Summary:
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
             inside = tuple(sorted(item.path for item in save.manifest.nested))
         problem = _lost_backlink(repository.git_dir, repository.common_dir)
-        summary = Summary(repository.toplevel, branch, status or "idle", waiting, context, problem, inside=inside)
+        if status == "active":
+            state, notes = _of_active(repository.git_dir, owner_state(repository.git_dir, context))
+            problem = "; ".join([*([] if problem is None else [problem]), *notes]) or None
+        else:
+            state = status or "idle"
+        summary = Summary(repository.toplevel, branch, state, waiting, context, problem, inside=inside)
         return summary._replace(proven=_proven(repository.git_dir))
     except (GitstateError, OSError) as error:
         return _damaged(path) or Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
@@ -179,13 +191,16 @@ def summarize_peek(seen: WorkspacePeek) -> Summary:
     notes = [_advised([*seen.damage])] if seen.damage else []
     backlink = _lost_backlink(seen.git_dir, seen.common_dir)
     notes += [] if backlink is None else [backlink]
-    if status == "active" and seen.owner == "gone":
-        status = "crashed"
-        notes.append("gitstate recover")
     if status == "active":
-        notes += failures(seen.git_dir)
+        status, more = _of_active(seen.git_dir, seen.owner)
+        notes += more
     proven = _proven(seen.git_dir)
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None, proven=proven)
+
+
+def _of_active(git_dir: bytes, owner: OwnerState) -> tuple[str, list[str]]:
+    """What a workspace whose context is active is doing, by what is known of its owner; and what to say of it."""
+    return ("crashed", ["gitstate recover"]) if owner == "gone" else ("active", failures(git_dir))
 
 
 def _proven(git_dir: bytes) -> tuple[str | None, str, list[str]] | None:

@@ -184,9 +184,15 @@ def tree_of_base(reader: ObjectReader, commit: Oid | None) -> Oid | None:
         raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck") from None
 
 
+_REPLACE = "refs/replace/"
+
+
 def replacement_of(repository: Repository, reader: ObjectReader, head: Oid | None) -> Oid | None:
     """The tree that git takes for a commit's tree (`git replace`); None where that is its own."""
-    (known,) = refs.read_refs_below(repository.common_dir, "refs/replace/")
+    if refs.refs_are_files(repository):
+        (known,) = refs.read_refs_below(repository.common_dir, _REPLACE)
+    else:
+        known = {ref[len(_REPLACE) :]: oid for ref, oid in refs.list_refs(repository.git, _REPLACE).items()}
     replaced = head
     for _ in known:
         replaced = known.get(replaced or "") or replaced

@@ -206,18 +206,21 @@ def find_locks(git_dir: bytes, common_dir: bytes) -> list[Lock]:
     """Every lock of a worktree and of its repository, including those of refs."""
     places = dict.fromkeys((git_dir, common_dir))
     found = [os.path.join(place, name) for place in places for name in _listed(place) if name.endswith(b".lock")]
+    found += filter(os.path.lexists, tables_locks(git_dir, common_dir))
     found += _below(os.path.join(common_dir, b"refs"))
     return [Lock(path, is_dead_lock(path)) for path in found]
 
 
-#: The lock of all refs in a reftable.
-_TABLES = b"reftable/tables.list.lock"
+def tables_locks(git_dir: bytes, common_dir: bytes) -> list[bytes]:
+    """The paths of the locks of all refs in a reftable, of which a linked worktree has one of its own."""
+    return [os.path.join(place, b"reftable/tables.list.lock") for place in dict.fromkeys((git_dir, common_dir))]
 
 
 def locks_in_the_way(git_dir: bytes, common_dir: bytes) -> list[bytes]:
     """The locks that exist and keep git from a commit: of the index, HEAD, its branch, all refs, the configuration."""
-    locks = [os.path.join(git_dir, name) for name in (b"index.lock", b"HEAD.lock", _TABLES)]
-    locks += [os.path.join(common_dir, name) for name in (b"packed-refs.lock", b"config.lock", _TABLES)]
+    locks = [os.path.join(git_dir, name) for name in (b"index.lock", b"HEAD.lock")]
+    locks += [os.path.join(common_dir, name) for name in (b"packed-refs.lock", b"config.lock")]
+    locks += tables_locks(git_dir, common_dir)
     with suppress(OSError):
         head = read_head_file(git_dir)
         if head.startswith(b"ref:") and not head.startswith(NO_HEAD):
@@ -329,13 +332,20 @@ def is_directory_path(path: bytes) -> bool:
     return any(path.endswith(b"/" + name) for name in names if name not in (b"refs", b"objects"))
 
 
+def _has_stub(common_dir: bytes) -> bool:
+    """Whether `refs/heads` is what git makes of it where refs are somewhere else (`extensions.refStorage`)."""
+    heads = os.path.join(common_dir, b"refs", b"heads")
+    return (files.read_limited(heads, 256) or b"").startswith(b"repository uses alternate refs storage")
+
+
 def strange_directories(common_dir: bytes) -> list[StrangeFile]:
     """What stands in the place of a directory of git's that is missing, `logs` for one: git fails at each write."""
     found = {}
     tops = [common_dir, os.path.join(common_dir, b"refs"), os.path.join(common_dir, b"objects")]
-    # Beside a reftable git makes `refs/heads` a regular file, and writes no other ref and no log to a file.
-    is_reftable = os.path.isdir(os.path.join(common_dir, b"reftable"))
-    names = [name for name in _DIRECTORIES if not is_reftable or not name.startswith((b"refs/", b"logs/"))]
+    # Where refs are in a reftable, or elsewhere, git makes `refs/heads` a regular file, and writes no other ref and no
+    # log to a file here.
+    is_elsewhere = os.path.isdir(os.path.join(common_dir, b"reftable")) or _has_stub(common_dir)
+    names = [name for name in _DIRECTORIES if not is_elsewhere or not name.startswith((b"refs/", b"logs/"))]
     for name in names:
         path = os.path.join(common_dir, name)
         while path not in tops and not os.path.isdir(path):

@@ -15,7 +15,7 @@ import select
 
 from ..errors import GitError, RefChanged
 from ..system.files import file_stamp, fsync_paths, open_at_once, read_limited
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
 from .packed import PackedRefs, names_in, read_packed, refs_in
 from .repository import Repository
@@ -41,6 +41,15 @@ class RefUpdate(Record):
     """None: delete it."""
     old: Oid | None
     """None: it must not exist."""
+
+
+class RefsLocked(GitError):
+    """Raised where `locks`, of all refs in a reftable, are there: another git has them, or was killed."""
+
+    def __init__(self, status: int, stderr: bytes, locks: Sequence[bytes]) -> None:
+        hint = "once no git runs here: rm " + " ".join(quote(os.fsdecode(lock)) for lock in locks)
+        super().__init__(["update-ref"], status, stderr, hint=hint)
+        self.locks = locks
 
 
 class RefWriter:
@@ -76,8 +85,8 @@ class RefWriter:
             return self._git.start(*self._arguments)
         # Three transactions may wait one after the other.
         wait = max(300, min(_LOCK, int(self._until.left() * 1000 / 3)))
-        limits = ("-c", f"core.filesRefLockTimeout={wait}", "-c", f"core.packedRefsTimeout={wait}")
-        return self._git.start(*limits, *self._arguments)
+        names = ("core.filesRefLockTimeout", "core.packedRefsTimeout", "reftable.lockTimeout")
+        return self._git.start(*(word for name in names for word in ("-c", f"{name}={wait}")), *self._arguments)
 
     def _line(self) -> bytes:
         """The next line of git's answer; less than a line where it has ended. Raises GitError where it hangs."""
@@ -178,7 +187,16 @@ class RefWriter:
             text in stderr for text in (b"but expected", b"reference already exists", b"unable to resolve reference")
         ):
             return RefChanged(error.message)
-        return error
+        locks = self._tables_locks()
+        return RefsLocked(error.status, stderr, locks) if locks else error
+
+    def _tables_locks(self) -> list[bytes]:
+        """The locks of a reftable that are there: git does not say which one it could not take."""
+        if refs_are_files(self._repository):
+            return []
+        from .gitdir import tables_locks
+
+        return [*filter(os.path.lexists, tables_locks(self._repository.git_dir, self._repository.common_dir))]
 
     def sync(self, updates: Sequence[RefUpdate]) -> None:
         """Make durable that the refs of `updates` moved. Raises OSError."""
@@ -393,6 +411,8 @@ def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
         names = os.listdir(os.path.join(common, b"worktrees"))
     except OSError:
         return False
+    if not refs_are_files(repository):
+        return _is_on_branch_elsewhere(repository, os.fsencode(ref))
     others = [os.path.join(common, b"worktrees", name) for name in names]
     if repository.setting("core.bare") != "true":
         others.append(common)
@@ -405,3 +425,34 @@ def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
         if git_dir == common or (dot_git and os.path.lexists(os.path.join(git_dir, dot_git.rstrip(b"\r\n")))):
             return True
     return False
+
+
+def _is_on_branch_elsewhere(repository: Repository, ref: bytes) -> bool:
+    """The same where only git can read the HEADs. Raises GitError."""
+    # Each worktree is a group of lines: its path first, and an empty one at its end (`man git-worktree`).
+    for group in repository.git.run("worktree", "list", "--porcelain", "-z").split(b"\0\0"):
+        path, *lines = group.split(b"\0")
+        place = path.partition(b" ")[2]
+        is_there = os.path.lexists(os.path.join(place, b".git"))
+        if b"branch " + ref in lines and is_there and os.path.realpath(place) != repository.toplevel:
+            return True
+    return False
+
+
+#: So many entries of a reflog are asked for at once.
+_LATEST = 50
+
+
+def latest_values(repository: Repository, ref: str) -> list[Oid]:
+    """The last values of a ref, the newest first, by its reflog where only git can read that. Raises GitError."""
+    asked = [f"{ref}@{{{number}}}" for number in range(_LATEST)]
+    # Git ends at the first one that there is not, and has printed those before it.
+    lines = repository.git.run("rev-parse", *asked, ok_codes=range(256)).decode("ascii", "replace").split("\n")
+    return [line for line in lines if is_oid(line)]
+
+
+def heads_of_worktrees(repository: Repository) -> list[Oid]:
+    """The commits of the HEADs of all worktrees, where only git can read them. Raises GitError."""
+    lines = repository.git.run("worktree", "list", "--porcelain", "-z").split(b"\0")
+    named = [line[5:].decode("ascii", "replace") for line in lines if line.startswith(b"HEAD ")]
+    return [oid for oid in named if is_oid(oid) and oid.strip("0")]

@@ -101,8 +101,8 @@ def parse_bool(text: str) -> bool | None:
     digits, unit = (word[:-1], _UNITS[word[-1]]) if word[-1] in _UNITS else (word, 1)
     digits = digits.lstrip(" \t\n\v\f\r")
     sign, plain = (digits[0], digits[1:]) if digits[:1] in ("+", "-") else ("", digits)
-    if plain.startswith("0") and not plain.startswith("0x"):
-        # C reads a number that begins with 0 as octal.
+    if plain.startswith("0") and plain[1:2] not in ("x", "b"):
+        # C reads a number that begins with 0 as octal; only a C library of today reads `0b1`.
         plain = "0o" + plain
     if not plain.isascii() or not plain.isalnum():
         return None
@@ -169,6 +169,14 @@ def _is_git_dir(path: bytes) -> bool:
     return named and all(os.path.isdir(os.path.join(common, name)) for name in (b"objects", b"refs"))
 
 
+def module_place(repository: Repository, name: str) -> bytes:
+    """Where git keeps the git dir of a submodule of this worktree by its name (`extensions.submodulePathConfig`)."""
+    named = repository.config.get(f"submodule.{name}.gitdir")
+    if named and repository.is_true("extensions.submodulepathconfig"):
+        return os.path.normpath(os.path.join(repository.toplevel, os.fsencode(named[-1])))
+    return os.path.join(repository.git_dir, b"modules", os.fsencode(name))
+
+
 def read_head(git_dir: bytes) -> str | None:
     """The full name of the branch that HEAD is on; None where it is detached, or there is no HEAD."""
     try:
@@ -177,8 +185,10 @@ def read_head(git_dir: bytes) -> str | None:
         # Git opens no such repository: a save is taken of what can be read.
         return None
     if data.startswith(NO_HEAD):
-        # Only git can read a reftable. Status 1 and no output: detached.
-        data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", ok_codes=(0, 1))
+        # Only git can read a reftable. Status 1 and no output: detached. The branch may be a symbolic ref, too.
+        # A directory that git has to find is refused for its owner, or as a bare repository.
+        git = Git(git_dir, ("--git-dir=.",))
+        data = b"ref: " + git.run("symbolic-ref", "--quiet", "--no-recurse", "HEAD", ok_codes=(0, 1))
     return os.fsdecode(data[5:].strip()) or None if data.startswith(b"ref: ") else None
 
 

@@ -22,6 +22,7 @@ from ..format.names import (
     save_time_ns,
     workspace_id,
 )
+from ..git import refs
 from ..git.command import is_oid, object_id
 from ..git.refs import RefUpdate
 from ..git.status import ignored_among
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..format.context import Context
     from ..git.command import Oid
+    from ..git.repository import Repository
     from ..save.facts import Scene
     from ..save.request import SaveRequest
     from .held import Gone, Layer
@@ -135,7 +137,7 @@ class _Elsewhere:
         yield {path: leaf for path in paths if (leaf := taken.staged.get(path)) is not None}, False
         yield {path: leaf for path in paths if (leaf := taken.worktree.get(path)) is not None}, False
         trees = [save.wip_tree for save in (self._latest, self._pending) if save is not None]
-        for commit in _lately(builder.repository.git_dir):
+        for commit in _lately(builder.repository):
             content = builder.commit_content(commit)
             trees += [] if content is None else [commit_head(content).tree]
         for tree in dict.fromkeys(trees):
@@ -146,9 +148,11 @@ class _Elsewhere:
                     continue
 
 
-def _lately(git_dir: bytes) -> list[Oid]:
+def _lately(repository: Repository) -> list[Oid]:
     """The commits that HEAD was on lately."""
-    data = files.read_limited(os.path.join(git_dir, b"logs", b"HEAD"), _LONGEST_REFLOG) or b""
+    if not refs.refs_are_files(repository):
+        return list(dict.fromkeys(refs.latest_values(repository, "HEAD")[:_LATELY]))
+    data = files.read_limited(os.path.join(repository.git_dir, b"logs", b"HEAD"), _LONGEST_REFLOG) or b""
     found = [line.split(b" ", 2)[1].decode("ascii", "replace") for line in data.split(b"\n") if line.count(b" ") > 1]
     return [oid for oid in dict.fromkeys(reversed(found[-_LATELY:])) if is_oid(oid)]
 

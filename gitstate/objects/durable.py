@@ -337,6 +337,12 @@ def _control_files(repository: Repository) -> Iterator[bytes]:
     shared = (b"config", b"config.worktree", b"packed-refs", b"HEAD", b"shallow", b"objects/info/alternates", b"refs")
     for name in shared:
         yield os.path.join(common, name)
+    for place in dict.fromkeys((git_dir, common)):
+        # Without one of its tables no ref of a reftable can be read.
+        tables = os.path.join(place, b"reftable")
+        with suppress(OSError):
+            yield from (os.path.join(tables, name) for name in os.listdir(tables))
+            yield tables
     yield os.path.dirname(git_dir)
     yield os.path.join(repository.toplevel, b".git")
     yield repository.toplevel

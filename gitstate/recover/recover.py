@@ -6,7 +6,7 @@ import os
 
 from ..errors import CorruptSave, GitError, NotAWorkspace
 from ..format import names
-from ..format.archive import pending_in_files
+from ..format.archive import pending_archives, pending_in_files
 from ..format.names import workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
@@ -83,7 +83,9 @@ def _recover(repository: Repository, request: RecoverRequest, started: ObjectRea
 
 
 def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, request: RecoverRequest) -> RecoverResult:
-    own, waiting = workspace_id(repository), pending_in_files(repository.common_dir).keys()
+    are_files = refs.refs_are_files(repository)
+    waiting = (pending_in_files(repository.common_dir) if are_files else pending_archives(repository.git)).keys()
+    own = workspace_id(repository)
     if own not in waiting:
         return _recover_waiting(Workspace.of(repository, git, reader), waiting, request)
     # Imported, and begun, while git gets ready: most of what a recovery loads, and what takes the longest.

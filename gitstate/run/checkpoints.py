@@ -424,10 +424,15 @@ def try_save(
         return f"{type(error).__name__}: {words_of(error)}"
 
 
+#: In a reftable HEAD, its branch and their logs are there: each change of a ref writes it anew.
+_TABLES = b"reftable/tables.list"
+
+
 def _unwatched_files(repository: Repository) -> tuple[object, ...]:
     """The identity of what is not watched: HEAD, the index, an operation under way and the context."""
     places = [
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
+        *(os.path.join(place, _TABLES) for place in dict.fromkeys((repository.git_dir, repository.common_dir))),
         context_path(repository),
         *_transcript(repository),
     ]

@@ -8,6 +8,7 @@ import os
 from ..format.inside import HELD_FILES, MOST_FILE, MOST_SETTINGS
 from ..format.manifest import MAX_SETTING
 from ..format.names import without_password
+from ..git import refs
 from ..git.command import is_oid
 from ..snapshot.gitdir import is_harmless_setting
 from ..system import files
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..git.command import Oid
+    from ..git.repository import Repository
 
 
-def held_files(git_dir: bytes) -> tuple[dict[bytes, bytes], list[str]]:
+def held_files(inside: Repository) -> tuple[dict[bytes, bytes], list[str]]:
     """The files that are held as they are, by their names; and those that are not, each with the reason."""
     found: dict[bytes, bytes] = {}
     others = []
     for name, place in HELD_FILES.items():
-        path = os.path.join(git_dir, place)
+        path = os.path.join(inside.git_dir, place)
         data = files.read_limited(path, MOST_FILE)
         if data:
             found[name] = data
@@ -32,7 +34,23 @@ def held_files(git_dir: bytes) -> tuple[dict[bytes, bytes], list[str]]:
             is_large = not os.path.islink(path) and os.path.getsize(path) > MOST_FILE
             why = f"it has more than {MOST_FILE >> 20} MiB" if is_large else "it is a link, or unreadable"
             others.append(f"its {os.fsdecode(place)} ({why})")
+    if not refs.refs_are_files(inside) and (log := _stash_log(inside)):
+        found[b"stash"] = log
     return found, others
+
+
+def _stash_log(inside: Repository) -> bytes:
+    """The log of the stashes as the file that it is elsewhere, where it is in a reftable."""
+    # `git rev-list` knows no more of a log than the commits.
+    argv = ("-c", "log.showSignature=false", "-c", "i18n.logOutputEncoding=UTF-8", "log", "--walk-reflogs")
+    words = ("--date=raw", "--format=%H%x00%gn <%ge>%x00%gd%x00%gs", "refs/stash", "--")
+    lines = inside.git.run(*argv, *words, ok_codes=range(256)).split(b"\n")
+    log, old = [], inside.zero.encode("ascii")
+    for oid, person, named, subject in (line.split(b"\0") for line in reversed(lines) if line.count(b"\0") == 3):
+        when = named.rpartition(b"@{")[2].removesuffix(b"}")
+        log.append(b"%s %s %s %s\t%s\n" % (old, oid, person, when, subject))
+        old = oid
+    return b"".join(log)
 
 
 def stashed(held: Mapping[bytes, bytes]) -> list[Oid]:
@@ -41,13 +59,16 @@ def stashed(held: Mapping[bytes, bytes]) -> list[Oid]:
     return sorted({oid for line in lines if line.count(b" ") > 1 and is_oid(oid := _word(line.split(b" ")[1]))})
 
 
-def worktree_heads(common_dir: bytes) -> list[Oid]:
+def worktree_heads(inside: Repository) -> list[Oid]:
     """The commits on which the HEADs of the linked worktrees are detached, wherever those stand."""
-    top = os.path.join(common_dir, b"worktrees")
+    top = os.path.join(inside.common_dir, b"worktrees")
     try:
         names = os.listdir(top)
     except OSError:
         return []
+    if not refs.refs_are_files(inside):
+        # Those on a branch are among them: it has a ref.
+        return sorted({*refs.heads_of_worktrees(inside)})
     heads = {_word(files.read_limited(os.path.join(top, name, b"HEAD"), 65_536) or b"") for name in names}
     return sorted(filter(is_oid, heads))
 

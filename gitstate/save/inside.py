@@ -209,7 +209,7 @@ class _Packer:
         if head is None:
             raise GitstateError("its HEAD can't be read")
         is_submodule = not self._inside.git_dir.startswith(os.path.join(self._inside.toplevel, b""))
-        self._files, too_large = held_files(self._inside.git_dir)
+        self._files, too_large = held_files(self._inside)
         found = self._refs()
         commit = found.get(head, head if not head.startswith("refs/") else None)
         if elsewhere is None:
@@ -276,7 +276,7 @@ class _Packer:
 
         Finds the stashes too, and names what is not held.
         """
-        stashes, heads = stashed(self._files), worktree_heads(self._inside.common_dir)
+        stashes, heads = stashed(self._files), worktree_heads(self._inside)
         there = {*self._existing({*found.values(), *stashes, *heads, *([commit] if commit else [])})}
         at_head = [commit] if commit is not None and commit in there else []
         self._stashes = [oid for oid in stashes if oid in there]

@@ -214,6 +214,10 @@ def _save_locked(repository: Repository, git: Git, request: SaveRequest, *, insi
             # As the OOM killer does. Who saves at its end has no second chance.
             again = request._replace(known=None, unseen=False, expected=None)
             return _attempt_in_room(repository, git, again, insists=insists)
+        if isinstance(error, refs.RefsLocked) and not any(map(os.path.lexists, error.locks)):
+            # The git that had them was killed, or has ended meanwhile.
+            again = request._replace(known=None, unseen=False, expected=None)
+            return _attempt_in_room(repository, git, again, insists=insists)
         result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False, expected=None))
         if result is None:
             raise

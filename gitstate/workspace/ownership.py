@@ -14,7 +14,7 @@ from ..format.context import MAX_CONTEXT
 from ..format.names import OWN, workspace_id
 from ..git import refs
 from ..git.command import Git
-from ..git.gitdir import is_dead_lock
+from ..git.gitdir import is_dead_lock, is_unheld, tables_locks
 from ..git.index import file_identity, is_own_lock, link_or_copy, remove_own_lock
 from ..git.repository import Repository
 from ..system import files
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _JOURNAL = b"journal"
 
 
+_TABLES_LOCK = b"/reftable/tables.list.lock"
 #: How the names of index files begin that saves have kept, and of those that they have left.
 _KEPT, _LEFT = b"index.", b"left."
 
@@ -198,11 +199,14 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
     for _ in range(20):
         try:
             info = os.lstat(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
             return
         if path.endswith(b"/packed-refs.lock") and info.st_size:
+            return
+        if path.endswith(_TABLES_LOCK) and not is_unheld(path):
+            # It is that of all refs: other worktrees wait for it, too, as long as a hook of theirs runs.
             return
         if seen is not None and seen != info.st_ino:
             return
@@ -289,5 +293,8 @@ def left_behind(repository: Repository) -> tuple[str, ...]:
 
 def ref_locks(repository: Repository, names: Sequence[str]) -> list[bytes]:
     """The absolute paths of the locks that transactions over these refs, and an exchange of the index, take."""
-    found = [os.path.join(repository.common_dir, os.fsencode(name)) for name in refs.lock_files(names)]
+    if refs.refs_are_files(repository):
+        found = [os.path.join(repository.common_dir, os.fsencode(name)) for name in refs.lock_files(names)]
+    else:
+        found = tables_locks(repository.git_dir, repository.common_dir)
     return [*found, *(os.path.join(repository.git_dir, name) for name in (b"HEAD.lock", b"index.lock"))]

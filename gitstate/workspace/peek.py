@@ -251,13 +251,13 @@ class Peeker:
 
 def peek_shared(common: bytes, names: _Names) -> SharedPeek:
     """What the files of a common git directory say about all its worktrees."""
-    reftable = b"reftable" in names and os.path.isdir(common + b"/reftable")
     prefixes = (PENDING, CHECKPOINTS, FETCHED, DISMISSED)
     pending, checkpoints, *others = refs.read_refs_below(common, *prefixes)
     damage = []
     config = files.read_limited(common + b"/config", 16 << 20)
     if config is not None and not config.strip(b"\0"):
         damage.append("config is empty")
+    reftable = (b"reftable" in names and os.path.isdir(common + b"/reftable")) or _stores_refs_elsewhere(config or b"")
     # Loose refs of these stand deeper below: the directory tells.
     fetched, dismissed = (
         bool(found) or os.path.isdir(os.path.join(common, os.fsencode(prefix)))
@@ -265,6 +265,14 @@ def peek_shared(common: bytes, names: _Names) -> SharedPeek:
     )
     dead_locks = gitdir.dead_locks_among(common, names.listed or ())
     return SharedPeek(pending, checkpoints, dead_locks, tuple(damage), reftable, fetched, dismissed)
+
+
+def _stores_refs_elsewhere(config: bytes) -> bool:
+    """Whether a configuration says that refs are no files here: from git 2.54 on it may name a place for them."""
+    if b"refstorage" not in config.lower():
+        return False
+    lines = (line.lower().partition(b"=") for line in config.split(b"\n"))
+    return any(b"refstorage" in name and value.strip() != b"files" for name, _, value in lines)
 
 
 def plain_toplevel(path: bytes) -> bytes | None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
-from tests.support.skips import NO_REFTABLE
+from tests.support.tables import in_tables
 from tests.support.workspace import Workspace
 
 OPERATIONS = {
@@ -25,21 +25,10 @@ def _refs(ws: Workspace) -> set[bytes]:
     return {line for line in out.splitlines() if b"gitstate" not in line and not line.startswith(b"ORIG_HEAD")}
 
 
-def _repository(tmp_path: Path) -> Workspace:
-    top = tmp_path / "repo"
-    (tmp_path / "outside").mkdir()
-    top.mkdir()
-    ws = Workspace(top, tmp_path / "outside")
-    ws.git("init", "-q", "-b", "main", "--ref-format=reftable", ".", check=False)
-    if not (top / ".git" / "reftable").exists():
-        pytest.skip(NO_REFTABLE)
-    return ws
-
-
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 def test_operation_comes_back(name: str, loss: str, tmp_path: Path) -> None:
-    ws = _repository(tmp_path)
+    ws = in_tables(tmp_path)
     for number in range(4):
         ws.write("a.txt", f"{number}\n")
         ws.commit(str(number))
@@ -57,7 +46,7 @@ def test_operation_comes_back(name: str, loss: str, tmp_path: Path) -> None:
 
 
 def test_damaged_index_is_the_only_thing_reported(tmp_path: Path) -> None:
-    ws = _repository(tmp_path)
+    ws = in_tables(tmp_path)
     ws.write("a.txt", "1\n")
     ws.commit("1")
     ws.write("a.txt", "2\n")

@@ -46,6 +46,9 @@ INSTALL = {
 }
 
 NO_REFTABLE = "reftable needs git 2.45 or newer"
+NO_REF_STORAGE = "refs outside of the repository need git 2.54 or newer"
+NO_MIGRATION = "to migrate refs with their logs needs git 2.48 or newer"
+NO_SUBMODULE_PATHS = "submodules at configured places need git 2.54 or newer"
 NOT_ROOT = "needs root: run pytest as root"
 NO_MANAGER = "no systemd user manager can be started: run as root, in a container with --privileged"
 NO_MOUNT = "mounting is not permitted: run as root, in a container with --privileged"
