@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from ..errors import GitError, MissingObject
 from ..git.command import Git, Oid, is_oid, object_id
 from ..system.child import Child
-from ..system.files import temporary_directory
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -59,6 +56,13 @@ LARGE = 8 << 20
 
 #: So many commits, of so many bytes, are held by one reader.
 _MOST_COMMITS, _SMALL = 64, 16 << 10
+
+
+class _CutShort(MissingObject):
+    """Raised when git ends in the middle of an object."""
+
+    def __init__(self, oid: Oid) -> None:
+        super().__init__(oid, "is cut short")
 
 
 class ObjectReader:
@@ -209,31 +213,29 @@ class ObjectReader:
         self._catch_up()
         found: list[T] = []
         for start in range(0, len(oids), self._AT_ONCE):
-            some = oids[start : start + self._AT_ONCE]
-            ready = {oid: self._foreseen.pop((verb, oid)) for oid in {*some} if (verb, oid) in self._foreseen}
-            asked = [oid for oid in some if oid not in ready]
-            self._ask(verb, asked)
-            process = self._started
-            for oid in some:
-                if oid in ready:
-                    found.append(ready[oid])  # type: ignore[arg-type]
-                    continue
-                if self._started is not process:
-                    # Git ended at the one before.
-                    self._ask(verb, asked)
-                    process = self._started
-                found.append(read(oid))
-                del asked[0]
+            found += self._portion(verb, oids[start : start + self._AT_ONCE], read)
         return found
+
+    def _portion(self, verb: bytes, some: Sequence[Oid], read: Callable[[Oid], T]) -> list[T]:
+        ready = {oid: self._foreseen.pop((verb, oid)) for oid in {*some} if (verb, oid) in self._foreseen}
+        self._ask(verb, [oid for oid in some if oid not in ready])
+        try:
+            return [ready[oid] if oid in ready else read(oid) for oid in some]  # type: ignore[misc]
+        except _CutShort as error:
+            if not self._is_mended(error.oid):
+                raise
+        return self._portion(verb, some, read)
+
+    def _is_mended(self, oid: Oid) -> bool:
+        """Whether git can read an object now at which it has ended."""
+        from ..git.damaged.broken import discard_torn
+
+        return not self._env and discard_torn(self._git, oid)
 
     def _catch_up(self) -> None:
         ahead, self._ahead = self._ahead, []
         try:
-            process = self._started
             for verb, oid in ahead:
-                if self._started is not process:
-                    # Git ended at the one before.
-                    break
                 self._foreseen[verb, oid] = self._info(oid) if verb == b"info" else self._content(oid)
         except GitError:
             # Raised when that object is requested; the others are requested again.
@@ -270,7 +272,7 @@ class ObjectReader:
         self._process.stdout.read(1)
         if len(data) != info.size:
             self.restart()
-            return info.kind, b"".join(self._elsewhere(oid, info.size))
+            raise _CutShort(oid)
         return info.kind, data
 
     def stream(self, oid: Oid) -> Iterable[bytes]:
@@ -288,28 +290,19 @@ class ObjectReader:
             data = self._process.stdout.read(min(left, 1 << 20))
             if not data:
                 self.restart()
-                yield from self._elsewhere(oid, left)
+                if not self._is_mended(oid):
+                    raise _CutShort(oid)
+                yield from self._rest(oid, info.size - left)
                 return
             left -= len(data)
             yield data
         self._process.stdout.read(1)
 
-    def _elsewhere(self, oid: Oid, last: int) -> Iterable[bytes]:
-        """The `last` bytes of a blob, in pieces, whose loose file ends too soon: a pack may have it whole.
-
-        There other commands of git find it; `cat-file` of git 2.55 does not look any further. Raises MissingObject.
-        """
-        try:
-            with temporary_directory("gitstate-blob-") as directory:
-                git_dir = self._git.run("rev-parse", "--absolute-git-dir").removesuffix(b"\n")
-                env = {**(self._env or {}), "GIT_DIR": os.fsdecode(git_dir), "GIT_WORK_TREE": directory}
-                name = self._git.run("-C", directory, "unpack-file", oid, env=env).removesuffix(b"\n")
-                with open(os.path.join(os.fsencode(directory), name), "rb") as file:
-                    file.seek(-last, os.SEEK_END)
-                    while data := file.read(1 << 20):
-                        yield data
-        except (GitError, OSError):
-            raise MissingObject(oid, "is cut short") from None
+    def _rest(self, oid: Oid, given: int) -> Iterable[bytes]:
+        """What `stream` gives after its first `given` bytes."""
+        for data in self.stream(oid):
+            yield data[given:]
+            given = max(0, given - len(data))
 
 
 class ObjectsAhead:
