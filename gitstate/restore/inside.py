@@ -12,9 +12,9 @@ from ..errors import CorruptSave, GitError, GitstateError
 from ..format.inside import HELD_FILES, MOST_FILE, PACKS, held_for
 from ..format.names import give_workspace_id, marker_ref, save_ref
 from ..git import refs
-from ..git.command import Git
+from ..git.command import Git, hooks_off
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, git_dir_of
+from ..git.repository import Repository, git_dir_of, module_place
 from ..system import files
 from ..system.files import strange_kind
 from ..system.stdlib import TYPE_CHECKING, suppress
@@ -77,8 +77,8 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> list[str]:
     unfinished = os.path.join(full, _UNFINISHED)
     files.remove_tree(unfinished)
     modules = os.path.join(repository.git_dir, b"modules")
-    store = None if name is None else os.path.join(modules, os.fsencode(name))
-    if store is not None and (os.path.lexists(store) or not _is_plain_place(store, modules)):
+    store = None if name is None else module_place(repository, name)
+    if store is not None and (os.path.lexists(store) or not _is_module(store, modules)):
         store = None
     if store is not None:
         files.make_directory(os.path.dirname(store), top=repository.git_dir)
@@ -159,6 +159,10 @@ def _is_below(path: bytes, directory: bytes) -> bool:
     return os.path.realpath(path).startswith(os.path.join(os.path.realpath(directory), b""))
 
 
+def _is_module(store: bytes, modules: bytes) -> bool:
+    return store.startswith(os.path.join(modules, b"")) and _is_plain_place(store, modules)
+
+
 def _is_plain_place(path: bytes, directory: bytes) -> bool:
     """Whether no link and no `..` leads to `path`, below `directory` in a git directory."""
     real = os.path.join(os.path.realpath(os.path.dirname(directory)), os.path.basename(directory))
@@ -201,7 +205,7 @@ def _fill(
     record = held.record
     init = ("init", "--quiet", "--bare", "--template=", f"--object-format={record.object_format}", "--", git_dir)
     workspace.git.run(*init, env={"GIT_DEFAULT_REF_FORMAT": "files"})
-    git = Git(git_dir, ("--git-dir=.",))
+    git = Git(git_dir, ("--git-dir=.", *hooks_off(workspace.repository.config)))
     _set(git_dir, "core.bare", "false")
     _set(git_dir, "core.logallrefupdates", "true")
     _add_settings(git, git_dir, settings)

@@ -12,7 +12,7 @@ from ..git.damaged.files import named_worktree
 from ..git.entries import list_index
 from ..git.opening import open_repository
 from ..git.permitted import without_filters
-from ..git.repository import Repository
+from ..git.repository import Repository, module_place
 from ..objects.tree import GITLINK
 from ..system import files
 from ..system.jsonio import text_to_json
@@ -181,7 +181,7 @@ def _registered(git: Git) -> dict[bytes, str]:
 
 def _is_initialised(repository: Repository, name: str) -> bool:
     """Whether a submodule was initialised, as by a checkout of it."""
-    return repository.setting(f"submodule.{name}.url") is not None
+    return f"submodule.{name}.url" in repository.config
 
 
 def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
@@ -281,8 +281,11 @@ def _submodule_stores(repository: Repository) -> Iterator[tuple[str, bytes, byte
     git has not initialised it.
     """
     modules = os.path.join(repository.git_dir, b"modules")
+    keys = [key for key in repository.config if key.startswith("submodule.") and key.endswith(".gitdir")]
+    names = [key.removeprefix("submodule.").removesuffix(".gitdir") for key in keys]
+    named = {module_place(repository, name): name for name in names}
     for store in _stores(modules):
-        name = os.fsdecode(os.path.relpath(store, modules))
+        name = named.get(store, os.fsdecode(os.path.relpath(store, modules)))
         place = named_worktree(store)
         yield name, store, place if place is not None and _is_initialised(repository, name) else None
 
