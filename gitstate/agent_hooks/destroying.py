@@ -39,7 +39,12 @@ _OPERATORS = ";&|\n"
 _UNREAD = ("#", "<<", "case", "()", "trap", "+=", "]=", "$'")
 #: Where one of those stands, each of these words counts as a command.
 _MENTIONED = _VERBS | {"rsync", "dd", "ln"}
-_GIT_MENTIONED = frozenset(("reset", "clean", "checkout", "restore", "stash", "switch", "rm", "worktree", "read-tree"))
+_GIT_MENTIONED = frozenset(
+    (
+        *("reset", "clean", "checkout", "restore", "stash", "switch", "rm", "worktree", "read-tree"),
+        "sparse-checkout",
+    )
+)
 
 
 def destroys(command: str) -> bool:
@@ -261,7 +266,9 @@ def _runs_destroying(arguments: Sequence[str], depth: int) -> bool:
 #: Options of git itself that have a value in the next word.
 _GIT_VALUED = ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--super-prefix", "--config-env")
 #: What leaves the worktree alone: `git stash list`, for one.
-_STASH_KEEPS = ("list", "show", "apply", "pop", "branch", "create", "store")
+_STASH_KEEPS = ("list", "show", "apply", "pop", "branch", "create", "store", "export", "import")
+#: What removes a directory outside of the patterns with the ignored files in it; `clean` (git 2.52) with all files.
+_SPARSE_REMOVES = (["clean"], ["set"], ["reapply"], ["init"])
 
 
 def _verb_of_git(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -293,15 +300,19 @@ def _is_destroying_git(arguments: Sequence[str], depth: int) -> bool:
     if verb == "checkout":
         makes = has("-b", "-B", "--orphan", "-t", "--track")
         names_path = "--" in rest or len(plain) > 1 or any("." in word for word in plain) or has("--pathspec-from-file")
-        return "f" in short or has("--force", "--ours", "--theirs") or (names_path and not makes)
+        # `--merge` mixes the local changes with those of the other branch.
+        forces = "f" in short or "m" in short or has("--force", "--ours", "--theirs", "--merge")
+        return forces or (names_path and not makes)
     if verb == "restore":
         return not has("--staged", "-S") or has("--worktree", "-W") or "W" in short
     if verb == "stash":
         return not plain or plain[0] not in _STASH_KEEPS
     if verb == "switch":
-        return "f" in short or has("--force", "--discard-changes")
+        return "f" in short or "m" in short or has("--force", "--discard-changes", "--merge")
     if verb == "worktree":
         return plain[:1] in (["remove"], ["move"])
+    if verb == "sparse-checkout":
+        return plain[:1] in _SPARSE_REMOVES and not has("--dry-run", "-n")
     if verb == "rm":
         return not has("--cached", "--dry-run", "-n")
     if verb == "mv":
