@@ -332,9 +332,15 @@ def test_another_event_or_a_text_that_json_escapes_leaves_no_stamp(script: Path,
     assert not own(repo, "agent-hook.due").exists()
 
 
-def test_linked_worktree_has_a_stamp_of_its_own(script: Path, repo: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "relative"])
+def test_linked_worktree_has_a_stamp_of_its_own(
+    is_relative: bool, script: Path, repo: Workspace, tmp_path: Path
+) -> None:
     git(repo, "worktree", "add", "-q", str(tmp_path / "linked"))
     linked = Workspace(tmp_path / "linked", repo.outside)
+    if is_relative:
+        # As `git worktree add --relative-paths` of git 2.48 does.
+        (linked.path / ".git").write_text(f"gitdir: {os.path.relpath(linked.git_dir, linked.path)}\n")
     handle_tool(linked, told(linked))
     assert not asks_python(script, linked, told(linked))
     assert asks_python(script, repo, told(repo))
