@@ -48,3 +48,21 @@ def test_submodules_come_back_where_the_configuration_has_them(also: str, ws: Wo
         assert run_git(ws.path / path, "rev-parse", "--absolute-git-dir") == place
         assert run_git(ws.path / path, "rev-parse", "HEAD") == before[path]
     assert ws.git("submodule", "foreach", "--quiet", "git status --porcelain") == b" M f.txt\n M f.txt\n"
+
+
+@pytest.mark.parametrize("name", ["lib", "Lib"])
+def test_clean_submodule_comes_back_whatever_the_letters_of_its_name(name: str, tmp_path: Path) -> None:
+    library = Workspace(tmp_path / "library", tmp_path)
+    run_git(tmp_path, "init", "-q", library.path)
+    library.write("f.txt", "f\n")
+    library.commit("base")
+    ws = Workspace(tmp_path / "repo", tmp_path)
+    run_git(tmp_path, "init", "-q", ws.path)
+    ws.git("submodule", "--quiet", "add", "--name", name, library.path, "one")
+    ws.commit("with a submodule")
+    ws.write("new.txt")
+    saved_from(ws.save())
+    shutil.rmtree(ws.path / "one")
+    recovered_from(ws.recover())
+    assert (ws.path / "one" / "f.txt").read_text() == "f\n"
+    ws.expect_exactly("?? new.txt")
