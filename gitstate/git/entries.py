@@ -1,6 +1,6 @@
-"""Entries of the index, of trees and of diffs as git lists them: the only reader of these formats.
+"""Entries of the index, of trees, of diffs and of reflogs as git lists them: the only reader of these formats.
 
-`man git-ls-files`, `man git-ls-tree` and `man git-diff-tree` (raw output) describe them; all are read with `-z`.
+`man git-ls-files`, `man git-ls-tree` and `man git-diff-tree` (raw output) describe them; these are read with `-z`.
 """
 
 from __future__ import annotations
@@ -275,3 +275,15 @@ def _oid(word: bytes) -> Oid:
     if not is_oid(oid):
         raise ValueError(f"no object id: {oid[:80]!r}")
     return oid
+
+
+#: So many entries of a reflog are asked for at once.
+_LATEST = 50
+
+
+def latest_values(git: Git, ref: str) -> list[Oid]:
+    """The last values of a ref, the newest first, by its reflog where only git can read that. Raises GitError."""
+    asked = [f"{ref}@{{{number}}}" for number in range(_LATEST)]
+    # Git ends at the first one that there is not, and has printed those before it.
+    lines = git.run("rev-parse", *asked, ok_codes=range(256)).decode("ascii", "replace").split("\n")
+    return [line for line in lines if is_oid(line)]

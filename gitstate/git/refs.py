@@ -437,22 +437,3 @@ def _is_on_branch_elsewhere(repository: Repository, ref: bytes) -> bool:
         if b"branch " + ref in lines and is_there and os.path.realpath(place) != repository.toplevel:
             return True
     return False
-
-
-#: So many entries of a reflog are asked for at once.
-_LATEST = 50
-
-
-def latest_values(repository: Repository, ref: str) -> list[Oid]:
-    """The last values of a ref, the newest first, by its reflog where only git can read that. Raises GitError."""
-    asked = [f"{ref}@{{{number}}}" for number in range(_LATEST)]
-    # Git ends at the first one that there is not, and has printed those before it.
-    lines = repository.git.run("rev-parse", *asked, ok_codes=range(256)).decode("ascii", "replace").split("\n")
-    return [line for line in lines if is_oid(line)]
-
-
-def heads_of_worktrees(repository: Repository) -> list[Oid]:
-    """The commits of the HEADs of all worktrees, where only git can read them. Raises GitError."""
-    lines = repository.git.run("worktree", "list", "--porcelain", "-z").split(b"\0")
-    named = [line[5:].decode("ascii", "replace") for line in lines if line.startswith(b"HEAD ")]
-    return [oid for oid in named if is_oid(oid) and oid.strip("0")]

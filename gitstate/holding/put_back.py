@@ -24,6 +24,7 @@ from ..format.names import (
 )
 from ..git import refs
 from ..git.command import is_oid, object_id
+from ..git.entries import latest_values
 from ..git.refs import RefUpdate
 from ..git.status import ignored_among
 from ..objects.pack import ChangedWhileRead, TooLate
@@ -151,7 +152,7 @@ class _Elsewhere:
 def _lately(repository: Repository) -> list[Oid]:
     """The commits that HEAD was on lately."""
     if not refs.refs_are_files(repository):
-        return list(dict.fromkeys(refs.latest_values(repository, "HEAD")[:_LATELY]))
+        return list(dict.fromkeys(latest_values(repository.git, "HEAD")[:_LATELY]))
     data = files.read_limited(os.path.join(repository.git_dir, b"logs", b"HEAD"), _LONGEST_REFLOG) or b""
     found = [line.split(b" ", 2)[1].decode("ascii", "replace") for line in data.split(b"\n") if line.count(b" ") > 1]
     return [oid for oid in dict.fromkeys(reversed(found[-_LATELY:])) if is_oid(oid)]

@@ -68,7 +68,9 @@ def worktree_heads(inside: Repository) -> list[Oid]:
         return []
     if not refs.refs_are_files(inside):
         # Those on a branch are among them: it has a ref.
-        return sorted({*refs.heads_of_worktrees(inside)})
+        lines = inside.git.run("worktree", "list", "--porcelain", "-z").split(b"\0")
+        named = {_word(line[5:]) for line in lines if line.startswith(b"HEAD ")} - {inside.zero}
+        return sorted(filter(is_oid, named))
     heads = {_word(files.read_limited(os.path.join(top, name, b"HEAD"), 65_536) or b"") for name in names}
     return sorted(filter(is_oid, heads))
 

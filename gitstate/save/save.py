@@ -167,7 +167,11 @@ def _old_id(repository: Repository) -> str | None:
     """The id that version 0.1 gave this workspace; None where no ref has it. Raises GitError, OSError."""
     if not refs.refs_are_files(repository):
         old = old_workspace_id(repository.toplevel)
-        named = refs.list_refs(repository.git, marker_ref(old), checkpoint_ref(old), SAVES + old)
+        try:
+            named = refs.list_refs(repository.git, marker_ref(old), checkpoint_ref(old), SAVES + old)
+        except GitError:
+            # Git does not open a damaged repository. A save is taken of it all the same.
+            return None
         return old if named else None
     packed = files.read_limited(os.path.join(repository.common_dir, b"packed-refs"), 1 << 30) or b""
     if os.fsencode(f" {OWN}") not in packed and not os.path.isdir(

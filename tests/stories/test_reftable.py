@@ -98,6 +98,45 @@ def test_lock_that_somebody_holds_is_named_with_the_way_out(ws: Workspace) -> No
         assert lock.exists()
 
 
+def _lose_commit(git_dir: Path) -> Path:
+    oid = run_git(git_dir, "rev-parse", "HEAD").decode().strip()
+    return git_dir / "objects" / oid[:2] / oid[2:]
+
+
+@pytest.mark.parametrize("what", ["HEAD", "refs", "commit"])
+def test_save_is_taken_though_a_part_of_the_git_directory_is_gone(what: str, ws: Workspace) -> None:
+    ws.git("commit", "-q", "--allow-empty", "-m", "next")
+    ws.write("new.txt")
+    ws.add("new.txt")
+    before = fingerprint(ws.path)
+    part = _lose_commit(ws.git_dir) if what == "commit" else ws.git_dir / what
+    part.rename(ws.outside / "part")
+    saved_from(ws.save(), exits=(4,))
+    (ws.outside / "part").rename(part)
+    ws.git("reset", "-q", "--hard")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_save_is_taken_though_the_configuration_is_damaged(ws: Workspace) -> None:
+    before = fingerprint(ws.path)
+    config = ws.git_dir / "config"
+    content = config.read_text()
+    config.write_text(f"{content}[status]\n\tshowUntrackedFiles = some\n")
+    saved_from(ws.save(), exits=(4,))
+    config.write_text(content)
+    ws.git("reset", "-q", "--hard")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_doctor_mends_the_head_that_is_gone(ws: Workspace) -> None:
+    (ws.git_dir / "HEAD").unlink()
+    (told,) = [item["next"] for item in ws.gitstate("doctor", "--json").json["findings"] if "HEAD" in item["what"]]
+    subprocess.run(told, shell=True, check=True)
+    assert ws.out("symbolic-ref", "HEAD") == "refs/heads/main"
+
+
 def test_save_of_a_worktree_that_is_gone_is_told(ws: Workspace) -> None:
     other = _linked(ws, "other")
     other.write("c.txt")

@@ -11,7 +11,7 @@ from ...system.stdlib import TYPE_CHECKING, Record, suppress
 from .. import refs
 from ..attributes import conditional_includes
 from ..command import Git, Oid, is_oid, object_id
-from ..entries import list_tree_paths
+from ..entries import latest_values, list_tree_paths
 from ..gitdir import NO_HEAD, read_head_file
 from ..index import is_cut_index
 from ..opening import settings_of
@@ -94,7 +94,12 @@ def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple
         return None, True, None, False
     if not head.startswith(b"ref:"):
         return None, True, head.decode("ascii"), False
-    ref = read_head(git_dir) if head.startswith(NO_HEAD) else os.fsdecode(head[4:].strip())
+    if head.startswith(NO_HEAD) and damage is not None:
+        # By way of the git dir that stands in: it leads to the table.
+        asked = repository.git.run("symbolic-ref", "--quiet", "--no-recurse", "HEAD", ok_codes=(0, 1))
+        ref = os.fsdecode(asked.strip()) or None
+    else:
+        ref = read_head(git_dir) if head.startswith(NO_HEAD) else os.fsdecode(head[4:].strip())
     value = None if ref is None else refs.read_refs(repository, [ref]).get(ref)
     if ref is not None and value is not None and refs.refs_are_files(repository) and _is_hidden(common_dir, ref):
         return ref, True, value, True
@@ -163,7 +168,7 @@ def has_lost_head(repository: Repository, ref: str | None) -> bool:
 def last_whole(repository: Repository, ref: str | None) -> Oid | None:
     """The last commit of the reflog of HEAD's branch that git can read with all its trees."""
     if not refs.refs_are_files(repository):
-        logs = (refs.latest_values(repository, name) for name in dict.fromkeys((ref or "HEAD", "HEAD")))
+        logs = (latest_values(repository.git, name) for name in dict.fromkeys((ref or "HEAD", "HEAD")))
         return next((oid for values in logs for oid in values if is_whole(repository.git, oid)), None)
     for log in (repository.common_dir + b"/logs/" + os.fsencode(ref or "HEAD"), repository.git_dir + b"/logs/HEAD"):
         for line in reversed(tail(log).split(b"\n")):
@@ -208,6 +213,10 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
             os.symlink(packed, os.path.join(directory, b"packed-refs"))
         if os.path.isfile(shallow) and not any(item.path == shallow for item in damage.files):
             os.symlink(shallow, os.path.join(directory, b"shallow"))
+    tables = os.path.join(git_dir if b"commondir" in contents else common, b"reftable")
+    if os.path.isdir(tables) and head != UNBORN:
+        # HEAD is there, whatever its file holds.
+        os.symlink(tables, os.path.join(directory, b"reftable"))
     if damage is not None and damage.worktree_config is not None:
         contents[b"config.worktree"] = damage.worktree_config
     for name, content in contents.items():

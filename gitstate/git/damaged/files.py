@@ -156,8 +156,8 @@ def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: 
         ways = [f"{clear}echo {quoted(b'ref: ' + ref)} >{quoted(path)}" for ref in branches(common_dir)]
         found.append(Damage(path, f"HEAD {what}; its branch is unknown", ", or: ".join(ways)))
     else:
-        shown = os.fsdecode(known.removeprefix(b"ref: "))
-        found.append(Damage(path, f"HEAD {what}; it was on {shown}", f"{clear}echo {quoted(known)} >{quoted(path)}"))
+        was = "" if known == NO_HEAD else f"; it was on {os.fsdecode(known.removeprefix(b'ref: '))}"
+        found.append(Damage(path, f"HEAD {what}{was}", f"{clear}echo {quoted(known)} >{quoted(path)}"))
     return known
 
 

@@ -10,7 +10,7 @@ import os
 from ...system import files
 from ...system.stdlib import TYPE_CHECKING, suppress
 from ..command import Git, Oid, hooks_off, is_oid
-from ..gitdir import read_head_file
+from ..gitdir import NO_HEAD, read_head_file
 from ..strange import split_section
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ def is_cut_head(git_dir: bytes, common_dir: bytes, known: bytes | None) -> bool:
 def last_head(git_dir: bytes, common_dir: bytes, branch: str | None = None) -> bytes | None:
     """What HEAD held, by its reflog and by the branch of the context; None where neither proves it.
 
-    In a rebase HEAD is detached, whatever was checked out before.
+    In a rebase HEAD is detached, whatever was checked out before. Beside a reftable the file always holds the same.
     """
+    if os.path.isdir(os.path.join(git_dir, b"reftable")):
+        return NO_HEAD
     last = last_value(os.path.join(git_dir, b"logs", b"HEAD"))
     detached = None if last is None else last.encode("ascii")
     if any(os.path.isdir(os.path.join(git_dir, name)) for name in (b"rebase-merge", b"rebase-apply")):
