@@ -110,7 +110,8 @@ def is_operation_file(path: bytes) -> bool:
 def is_operation_ref(name: bytes) -> bool:
     """Whether a ref belongs to an unfinished operation. In a reftable it is no file; MERGE_HEAD is one in any case."""
     heads = (b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"AUTO_MERGE", b"BISECT_EXPECTED_REV")
-    return name in (*heads, b"BISECT_HEAD") or name.startswith((b"refs/bisect/", b"refs/rewritten/"))
+    merges = (b"NOTES_MERGE_REF", b"NOTES_MERGE_PARTIAL")
+    return name in (*heads, *merges, b"BISECT_HEAD") or name.startswith((b"refs/bisect/", b"refs/rewritten/"))
 
 
 #: At most about so many loose refs are searched for locks.

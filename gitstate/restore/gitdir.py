@@ -6,6 +6,7 @@ import os
 
 from ..errors import GitError
 from ..format.manifest import LeftOut, Save
+from ..format.names import NOTES
 from ..git.command import is_oid
 from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.refs import refs_are_files
@@ -35,11 +36,25 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
         if is_operation_ref(path) and not refs_are_files(repository):
             with suppress(GitError):
                 # Only where it does not exist: what is there stays.
-                workspace.git.run("update-ref", "--no-deref", path, content[1].strip(), repository.zero)
+                _restore_ref(workspace, path, content[1].strip())
             continue
         files.make_directory(os.path.dirname(full), top=repository.git_dir)
         mode = 0o755 if leaf.mode & 0o100 else 0o644
         files.write_atomic(full, content[1], mode=mode, staging=repository.own)
+
+
+#: Where git keeps refs of notes.
+_ALL_NOTES = os.path.dirname(os.fsencode(NOTES)) + b"/"
+
+
+def _restore_ref(workspace: Workspace, name: bytes, content: bytes) -> None:
+    """Make a ref of an unfinished operation where there is none. Raises GitError."""
+    target = content.removeprefix(b"ref: ")
+    if target == content:
+        workspace.git.run("update-ref", "--no-deref", name, content, workspace.repository.zero)
+    elif target.startswith(_ALL_NOTES) and not workspace.git.succeeds("symbolic-ref", "-q", name):
+        # The merge of notes names the ref that it will move.
+        workspace.git.run("symbolic-ref", name, target)
 
 
 def restore_sparse(workspace: Workspace, save: Save) -> None:

@@ -106,12 +106,13 @@ def _store_root_refs(builder: SnapshotBuilder) -> set[bytes]:
     Returns the objects that they name.
     """
     snapshot = builder.snapshot
-    output = builder.repository.git.run("for-each-ref", "--include-root-refs", "--format=%(objectname) %(refname)")
+    words = ("--include-root-refs", "--format=%(objectname) %(refname) %(symref)")
     found = set()
-    for line in output.split(b"\n")[:-1]:
-        oid, _, name = line.partition(b" ")
+    for line in builder.repository.git.run("for-each-ref", *words).split(b"\n")[:-1]:
+        oid, name, target = line.split(b" ", 2)
         if is_operation_ref(name):
-            snapshot.operation_files[name] = Leaf(REGULAR, builder.writer.add("blob", oid + b"\n"))
+            content = b"ref: %s\n" % target if target else oid + b"\n"
+            snapshot.operation_files[name] = Leaf(REGULAR, builder.writer.add("blob", content))
             found.add(oid)
     if snapshot.operation in (None, "conflict", "sequence"):
         for name, operation in ((b"CHERRY_PICK_HEAD", "cherry-pick"), (b"REVERT_HEAD", "revert")):

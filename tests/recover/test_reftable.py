@@ -45,6 +45,25 @@ def test_operation_comes_back(name: str, loss: str, tmp_path: Path) -> None:
     assert (_refs(ws), ws.git("status")) == before
 
 
+def test_merge_of_notes_comes_back(tmp_path: Path) -> None:
+    ws = in_tables(tmp_path)
+    ws.write("a.txt", "1\n")
+    ws.commit("1")
+    ws.git("notes", "add", "-m", "one")
+    ws.git("notes", "--ref=other", "add", "-m", "two")
+    ws.fails("notes", "merge", "other")
+    ws.append("a.txt")
+    saved_from(ws.save())
+    names = ("NOTES_MERGE_REF", "NOTES_MERGE_PARTIAL")
+    before = [ws.out("rev-parse", name) for name in names]
+    for name in names:
+        ws.git("update-ref", "--no-deref", "-d", name)
+    recovered_from(ws.recover())
+    assert [ws.out("rev-parse", name) for name in names] == before
+    assert ws.out("symbolic-ref", "NOTES_MERGE_REF") == "refs/notes/commits"
+    ws.git("notes", "merge", "--commit")
+
+
 def test_damaged_index_is_the_only_thing_reported(tmp_path: Path) -> None:
     ws = in_tables(tmp_path)
     ws.write("a.txt", "1\n")
