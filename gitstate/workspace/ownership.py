@@ -115,10 +115,29 @@ def forget_other_indexes(repository: Repository, save_id: str) -> None:
             files.discard(path)
 
 
+#: How the paths of files begin that are of no more use, and that could not be listed.
+_unlisted: set[bytes] = set()
+
+
 def forget_index(repository: Repository, save_id: str) -> None:
     """Remove the index files that a save kept and left."""
-    for path in _indexes_of(repository, save_id):
-        files.discard(path)
+    files.discard(kept_index(repository, save_id))
+    _discard_all(left_index(repository, save_id, 0).removesuffix(b"0"))
+
+
+def _discard_all(beginning: bytes) -> None:
+    """`files.discard` all whose path begins so. What can't be listed is in `_unlisted` then."""
+    directory, start = os.path.split(beginning)
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    except OSError:
+        _unlisted.add(beginning)
+        return
+    for name in names:
+        if name.startswith(start):
+            files.discard(os.path.join(directory, name))
 
 
 def _indexes_of(repository: Repository, save_id: str) -> list[bytes]:
@@ -185,9 +204,12 @@ def remove_ref_locks(repository: Repository) -> bool:
 
 
 def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
-    if os.path.dirname(path) == repository.own and os.path.basename(path).startswith(b"index."):
-        # The index that a save kept, and that nobody needs any more: see `clear_journal`.
-        files.discard(path)
+    if os.path.dirname(path) == repository.own and os.path.basename(path).startswith((_KEPT, _LEFT)):
+        # An index that a save kept or left, and that nobody needs any more: see `clear_journal`.
+        if path.endswith(b"."):
+            _discard_all(path)
+        else:
+            files.discard(path)
         return
     inside = path.startswith(repository.common_dir + b"/") and path == os.path.normpath(path)
     if not inside or not path.endswith(b".lock"):
@@ -199,7 +221,12 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
     for _ in range(20):
         try:
             info = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            if refs.refs_are_files(repository):
+                raise
+            # A journal of an older version names locks of refs that are no files.
             return
         if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
             return
@@ -270,7 +297,12 @@ def clear_journal(repository: Repository) -> None:
 def _left(repository: Repository) -> list[bytes]:
     """The temporary files and the lock of ours that are still there after one more try to remove them."""
     lock = remove_own_lock(repository.git_dir)
-    return [*files.unremoved(repository.own, repository.objects), *([] if lock is None else [lock])]
+    again = [path for path in _unlisted if os.path.dirname(path) == repository.own]
+    _unlisted.difference_update(again)
+    for path in again:
+        _discard_all(path)
+    unlisted = [path for path in again if path in _unlisted]
+    return [*files.unremoved(repository.own, repository.objects), *unlisted, *([] if lock is None else [lock])]
 
 
 def _keep_journal(repository: Repository, left: Sequence[bytes]) -> None:
