@@ -7,7 +7,7 @@ them. Where the save has unstaged changes of a path it stays visible, or `git st
 from __future__ import annotations
 
 from ..git.entries import differing_paths, hidden_tags
-from ..git.index import read_plain_index
+from ..git.hidden import shows_all
 from ..system.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def flags_since(
 
     What a sparse checkout hides is not among them: that is its patterns' affair. Raises GitError.
     """
-    if read_plain_index(current, len(repository.zero) // 2) is not None:
+    if shows_all(current, len(repository.zero) // 2):
         return {}
     now = hidden_tags(git, current)
     then = hidden_tags(git, target) if now else {}

@@ -243,7 +243,10 @@ class IndexRecovery:
 
     def _set_flags_of_now(self, target: bytes) -> bool:
         """Hide from git, in the index at `target`, what was hidden after the save; whether anything was."""
-        if not os.path.exists(self._current) or self._is_left():
+        now = file_identity(self._current)
+        # What was read of an index in which nothing is hidden may be known.
+        is_plain = bool(self._entries) and self._comparing is not None and self._comparing[1] == now
+        if now is None or is_plain or self._is_left():
             return False
         from .flags import flags_since
 
