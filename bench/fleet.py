@@ -2,8 +2,7 @@
 
     python bench/fleet.py [--workspaces N] [--waiting N] [--runs-at-once N] [--write]
 
-Beside it stands `git for-each-repo`, which runs `git status` in each of the workspaces, and the memory of a Python that
-does nothing.
+Beside it stands a loop of `git status` in each of the workspaces, and the memory of a Python that does nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from place import BenchError, Place, add_arguments, progress, publish, today, wo
 #: A command line takes no more paths at once.
 _AT_ONCE = 5_000
 _PATIENCE = 120.0
+_STATUS = 'for path do git -C "$path" status --porcelain || exit; done'
 
 
 class Fleet:
@@ -43,8 +43,6 @@ class Fleet:
         self.git(seed, "gc", "-q")
         for path in self.paths:
             shutil.copytree(seed, path)
-        with (place.top / "home" / ".gitconfig").open("a") as file:
-            file.write("[bench]\n" + "".join(f"\trepo = {path}\n" for path in self.paths))
         os.sync()
 
     def git(self, where: Path, *words: str) -> None:
@@ -75,10 +73,9 @@ class Fleet:
         self.run(title, [*self.place.gitstate, *words])
 
     def measure(self) -> None:
-        words = ("for-each-repo", "--config=bench.repo", "status", "--porcelain")
-        self.run("git for-each-repo … status", ["git", *words])
         names = [str(path) for path in self.paths]
         parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
+        self.run("git -C … status, in each", *(["sh", "-c", _STATUS, "sh", *part] for part in parts))
         self.run("gitstate register …", *([*self.place.gitstate, "register", *part] for part in parts))
         self.ours("gitstate status --all", "status", "--all")
         self.ours("gitstate recover --all, nothing waits", "recover", "--all")
@@ -116,11 +113,19 @@ def memory(place: Place, number: int) -> list[str]:
             start_new_session=True,
         )
 
+    def workspace(name: str) -> Path:
+        path = place.top / "runs" / name
+        path.mkdir(parents=True)
+        for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+            subprocess.run(["git", *words], cwd=path, env=place.env, check=True)
+        (path / "new").write_text("new\n")
+        return path
+
+    # The first one compiles what it imports.
+    start(workspace("first"), *place.gitstate, "run", "--", "true").wait()
     try:
         for count in range(number):
-            path = place.top / "runs" / str(count)
-            subprocess.run(["git", "init", "-q", str(path)], env=place.env, check=True)
-            (path / "new").write_text("new\n")
+            path = workspace(str(count))
             runs.append(start(path, *place.gitstate, "run", "--", "sleep", "600"))
             beside.append(start(path, sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"))
         for count in range(number):

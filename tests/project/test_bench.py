@@ -26,7 +26,7 @@ def test_fleet_and_memory_are_measured() -> None:
     report = printed("fleet.py", "--workspaces", "8", "--waiting", "2", "--runs-at-once", "1")
     assert first_cells(report) == [
         "command",
-        "`git for-each-repo … status`",
+        "`git -C … status, in each`",
         "`gitstate register …`",
         "`gitstate status --all`",
         "`gitstate recover --all, nothing waits`",
