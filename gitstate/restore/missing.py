@@ -253,6 +253,8 @@ class MissingFiles:
         """The tracked files whose content or type git takes for changed; None where it can't tell."""
         repository = self._workspace.repository
         words = (
+            # It would write the index, or the one that a save kept, anew: the next try would not find it as it was.
+            *("-c", "diff.autoRefreshIndex=false"),
             "diff",
             "-z",
             "--name-only",
