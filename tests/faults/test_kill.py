@@ -229,7 +229,7 @@ def killed(name: str, templates: Templates, tmp_path: Path, say: Say, *, alone: 
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["save", "checkpoint", "recover-undone"])
+@pytest.mark.parametrize("name", ["save", "checkpoint", "recover-in-place", "recover-undone"])
 def test_kill_at_sampled_system_calls_loses_nothing(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
     killed(name, templates, tmp_path, say, alone=name == "save", most=5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -144,3 +145,16 @@ def test_converted_file_that_was_edited_is_overwritten_as_git_writes_it(ws: Work
     ws.write("x.txt", "two\r\n")
     recovered_from(ws.recover("--overwrite"))
     assert ws.read("x.txt") == b"one\r\n" and ws.status() == {b" M a.txt"}
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--dry-run", "--overwrite"]], ids=" ".join)
+def test_dry_run_writes_no_index(options: list[str], ws: Workspace) -> None:
+    """Git refreshes the one that it compares with, where it may."""
+    ws.write("a.txt", "work\n")
+    assert ws.save().exit_status == 0
+    # Content as in the index, other times.
+    os.utime(ws.path / "b.txt", (1, 1))
+    before = (ws.git_dir / "index").stat()
+    ws.recover(*options)
+    after = (ws.git_dir / "index").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
