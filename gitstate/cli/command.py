@@ -24,36 +24,34 @@ from .table import BY_NAME, EXAMPLES, TABLE
 if TYPE_CHECKING:
     from ..git.repository import Repository
 
+    _ParamType = click.ParamType[Any]
+else:
+    # Only newer ones are generic.
+    _ParamType = click.ParamType
+
 JSON_HELP = "print JSON on stdout"
 
 
-class Seconds(click.FloatRange):
-    """A time or another number. `nan` is neither too small nor too large, but it is none; no time is infinite."""
+class _Plain(_ParamType):
+    """A number as other programs write one: what click takes for one besides is a slip, or never ends."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(_plain(self, value, param, ctx), param, ctx)
+        try:
+            return super().convert(plain_number(value) if isinstance(value, str) else value, param, ctx)
+        except ValueError:
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
 
 
-class Whole(click.types.IntParamType):
-    """A whole number, written as other programs write one."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(_plain(self, value, param, ctx), param, ctx)
+class Seconds(_Plain, click.FloatRange):
+    """A time or another number in a range."""
 
 
-class Count(click.IntRange):
-    """A whole number in a range, written as other programs write one."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(_plain(self, value, param, ctx), param, ctx)
+class Whole(_Plain, click.types.IntParamType):
+    """A whole number."""
 
 
-def _plain(kind: Seconds | Count | Whole, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-    """`value`; a text only where it is a plain number."""
-    try:
-        return plain_number(value) if isinstance(value, str) else value
-    except ValueError:
-        kind.fail(f"{value!r} is not a valid {kind.name}.", param, ctx)
+class Count(_Plain, click.IntRange):
+    """A whole number in a range."""
 
 
 _TYPES: dict[str, Any] = {"text": str, "many": str, "number": Whole(), "seconds": Seconds(0, 10**9, min_open=True)}
