@@ -404,6 +404,11 @@ def target_of(repository: Repository, ref: str) -> str:
     return ref
 
 
+def is_renamed(repository: Repository, branch: str) -> bool:
+    """Whether a branch that HEAD was on is no more, as after `git branch -m`."""
+    return target_of(repository, branch) == branch and not read_refs(repository, [branch])
+
+
 def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
     """Whether another worktree of the repository that exists is on this branch, as after `worktree add --force`."""
     common = repository.common_dir

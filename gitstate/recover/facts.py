@@ -415,7 +415,7 @@ def _is_renamed(here: Facts, repository: Repository, old: str | None, wip: Oid) 
     """Whether the branch `old`, on which `wip` is, has the name of the branch of now."""
     if old is None or here.remote is not None or here.head_ref in (None, old) or here.head != wip:
         return False
-    return refs.target_of(repository, old) == old and not refs.read_refs(repository, [old])
+    return refs.is_renamed(repository, old)
 
 
 def _carried(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Carried | None:

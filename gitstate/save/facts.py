@@ -306,7 +306,7 @@ def _is_on_its_branch(save: Save, builder: Builder, taken: Snapshot) -> bool:
         return True
     if old is None or new is None or taken.head != save.wip:
         return False
-    return refs.target_of(builder.repository, old) == old and not refs.read_refs(builder.repository, [old])
+    return refs.is_renamed(builder.repository, old)
 
 
 def _known(save: Save, builder: Builder, taken: Snapshot, context: Context) -> PendingSave:

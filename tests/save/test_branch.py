@@ -120,6 +120,25 @@ def test_save_on_another_branch_takes_over_nothing_and_names_the_pending_save(ws
     assert before.diff(fingerprint(ws.path)) == []
 
 
+def test_save_on_a_new_branch_beside_that_of_the_pending_save_is_not_stacked(ws: Workspace) -> None:
+    """`git checkout -b` on its WIP commit renames nothing: each branch gives back what was saved on it."""
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    before = fingerprint(ws.path)
+    first = ws.save(task_id="T-1").json["save_id"]
+    ws.git("checkout", "-q", "-b", "other")
+    ws.append("b.txt", "later\n")
+    saved = ws.save(task_id="T-1")
+    assert saved.exit_status == 0 and first in saved.json["message"], saved
+    (found,) = ws.recover().json["workspaces"]
+    assert found["verdict"] == "restore" and ws.status() == {b"?? b.txt"}
+    ws.remove("b.txt")
+    ws.git("checkout", "-q", "-")
+    (found,) = ws.recover().json["workspaces"]
+    assert (found["verdict"], found["save_id"]) == ("restore", first)
+    assert before.diff(fingerprint(ws.path)) == []
+
+
 def test_save_of_the_same_task_on_another_branch_leaves_the_pending_one_alone(ws: Workspace) -> None:
     ws.append("a.txt")
     first = ws.save(task_id="T-1").json["save_id"]
