@@ -92,31 +92,29 @@ def test_wip_commit_alone_is_left(ws: Workspace, conversion: Conversion) -> None
     assert ws.status() == {b" M a.txt", b" M x.txt"}
 
 
-def test_failing_filter_is_reported(ws: Workspace) -> None:
-    ws.config("filter.rot.clean", "cat")
-    ws.config("filter.rot.smudge", "cat")
-    ws.write(".gitattributes", "/x.txt filter=rot\n")
-    ws.write("x.txt", "stored\n")
-    ws.commit("filtered")
-    ws.write("a.txt", "work\n")
-    ws.gitstate("checkpoint", "--label", "held")
-    ws.remove("x.txt")
-    ws.config("filter.rot.smudge", "false")
-    run = ws.gitstate("restore", "held", "x.txt")
-    assert "x.txt" in run.stderr and "filter failed" in run.stderr, run
-    assert ws.read("x.txt") == b"stored\n"
-
-
-def test_failing_filter_is_reported_where_the_file_holds_what_git_stores(ws: Workspace) -> None:
-    ws.config("filter.rot.clean", "tr a-z n-za-m")
-    ws.config("filter.rot.smudge", "tr n-za-m a-z")
+def hold_filtered(ws: Workspace, clean: str, smudge: str) -> None:
+    """Make a save `held` that has not changed x.txt, which a filter converts; then let the filter fail."""
+    ws.config("filter.rot.clean", clean)
+    ws.config("filter.rot.smudge", smudge)
     ws.write(".gitattributes", "/x.txt filter=rot\n")
     ws.write("x.txt", "shown\n")
     ws.commit("filtered")
     ws.write("a.txt", "work\n")
     ws.gitstate("checkpoint", "--label", "held")
-    ws.write("x.txt", "fubja\n")
     ws.config("filter.rot.smudge", "false")
+
+
+def test_failing_filter_is_reported(ws: Workspace) -> None:
+    hold_filtered(ws, "cat", "cat")
+    ws.remove("x.txt")
+    run = ws.gitstate("restore", "held", "x.txt")
+    assert "x.txt" in run.stderr and "filter failed" in run.stderr, run
+    assert ws.read("x.txt") == b"shown\n"
+
+
+def test_failing_filter_is_reported_where_the_file_holds_what_git_stores(ws: Workspace) -> None:
+    hold_filtered(ws, "tr a-z n-za-m", "tr n-za-m a-z")
+    ws.write("x.txt", "fubja\n")
     run = ws.gitstate("restore", "held", "x.txt")
     assert "filter failed" in run.stderr and ws.read("x.txt") == b"fubja\n", run
     ws.config("filter.rot.smudge", "tr n-za-m a-z")
