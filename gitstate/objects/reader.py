@@ -228,7 +228,7 @@ class ObjectReader:
 
     def _is_mended(self, oid: Oid) -> bool:
         """Whether git can read an object now at which it has ended."""
-        from ..git.damaged.torn import discard_torn
+        from ..git.damaged.broken import discard_torn
 
         return not self._env and discard_torn(self._git, oid)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.damaged.torn import discard_torn
+from gitstate.git.damaged.broken import discard_torn
 from gitstate.git.opening import open_repository
 from tests.support.repositories import initialized
 from tests.support.workspace import Workspace

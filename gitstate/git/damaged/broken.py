@@ -1,15 +1,16 @@
-"""An index and a commit of HEAD that git can't read; a git directory and an index that stand in for what is damaged."""
+"""What git can't read: an index, a commit of HEAD, an object's file; a git directory and an index that stand in."""
 
 from __future__ import annotations
 
 import os
+import zlib
 
 from ...errors import GitError
 from ...system import files
-from ...system.stdlib import TYPE_CHECKING, Record
+from ...system.stdlib import TYPE_CHECKING, Record, suppress
 from .. import refs
 from ..attributes import conditional_includes
-from ..command import Git, Oid, is_oid
+from ..command import Git, Oid, is_oid, object_id
 from ..entries import latest_values, list_tree_paths
 from ..gitdir import NO_HEAD, read_head_file
 from ..index import is_cut_index
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _PACKED_REFS = 1 << 30
 #: What HEAD of a git dir that stands in holds, where the commit of HEAD can't be read: an unborn branch.
 UNBORN = b"ref: refs/heads/gitstate-stand-in"
+#: A larger object is left to a person.
+_LARGEST_OBJECT = 256 << 20
 
 
 class Broken(Record):
@@ -266,3 +269,48 @@ def make_index(repository: Repository, broken: Broken, path: bytes) -> None:
     git = repository.git
     tree = "HEAD" if broken.has_head and git.run("rev-parse", "-q", "--verify", "HEAD", ok_codes=(0, 1)) else "--empty"
     git.run("read-tree", tree, env={"GIT_INDEX_FILE": os.fsdecode(path)})
+
+
+def discard_torn(git: Git, oid: Oid) -> bool:
+    """Remove the file of an object where it holds something else, and a pack holds the object; whether it is removed.
+
+    From git 2.55 on the file is read first, and git ends at it. An older git reads the pack.
+    """
+    with suppress(GitError, OSError):
+        objects = git.run("rev-parse", "--path-format=absolute", "--git-path", "objects").removesuffix(b"\n")
+        name = oid.encode("ascii")
+        path = os.path.join(objects, name[:2], name[2:])
+        if os.path.isfile(path) and not _holds_object(path, oid) and _is_packed(git, objects, oid):
+            files.remove(path)
+            files.fsync_path(os.path.dirname(path))
+            return True
+    return False
+
+
+def _holds_object(path: bytes, oid: Oid) -> bool:
+    """Whether the file of an object holds it. Raises OSError."""
+    data = files.read_limited(path, _LARGEST_OBJECT)
+    if data is None:
+        return True
+    unpacker = zlib.decompressobj()
+    try:
+        header, end, content = unpacker.decompress(data, _LARGEST_OBJECT).partition(b"\0")
+    except zlib.error:
+        return False
+    kind = header.partition(b" ")[0].decode("latin-1")
+    return bool(end) and unpacker.eof and object_id(_format_of(oid), kind, content) == oid
+
+
+def _is_packed(git: Git, objects: bytes, oid: Oid) -> bool:
+    """Whether the packs alone hold an object. Raises GitError, OSError."""
+    with files.temporary_directory("gitstate-packs-") as directory:
+        os.symlink(os.path.join(objects, b"pack"), os.path.join(os.fsencode(directory), b"pack"))
+        env = {"GIT_OBJECT_DIRECTORY": os.fsdecode(directory)}
+        if int(git.run("cat-file", "-s", oid, env=env)) > _LARGEST_OBJECT:
+            return False
+        kind = git.run("cat-file", "-t", oid, env=env).decode("ascii").strip()
+        return object_id(_format_of(oid), kind, git.run("cat-file", kind, oid, env=env)) == oid
+
+
+def _format_of(oid: Oid) -> str:
+    return "sha1" if len(oid) == 40 else "sha256"
