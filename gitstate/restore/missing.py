@@ -250,19 +250,10 @@ class MissingFiles:
         ]
 
     def _differing(self) -> set[bytes] | None:
-        """The tracked files whose content or type git takes for changed; None where it can't tell."""
+        """The tracked files that git takes for changed once it has read them; None where it can't tell."""
         repository = self._workspace.repository
-        words = (
-            # It would write the index, or the one that a save kept, anew: the next try would not find it as it was.
-            *("-c", "diff.autoRefreshIndex=false"),
-            "diff",
-            "-z",
-            "--name-only",
-            "--no-renames",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--ignore-submodules=all",
-        )
+        # `git diff` would write the index, or the one that a save kept: the next try would not find it as it was.
+        words = ("ls-files", "-z", "--modified", "--sparse")
         env = dict(repository.filter_env())
         # By then it may be git's own.
         if self._scan is not None and os.path.exists(self._scan.index):
