@@ -59,6 +59,16 @@ class Repository(Record):
         values = self.config.get(name.lower())
         return values[-1] if values else None
 
+    def promisors(self) -> list[str]:
+        """The remotes from which git fetches what this partial clone lacks; none of a whole clone."""
+        named = {key: values[-1] for key, values in self.config.items() if key.startswith("remote.")}
+        ending = ".promisor"
+        return [
+            key.removeprefix("remote.").removesuffix(ending)
+            for key, value in named.items()
+            if key.endswith(ending) and parse_bool(value)
+        ]
+
     def filters_off(self) -> list[str]:
         """Options for git that replace the filters of the configuration by none."""
         names = dict.fromkeys(key.rpartition(".")[0] for key in self.config if key.startswith("filter."))

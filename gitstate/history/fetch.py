@@ -12,6 +12,7 @@ from ..git.command import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..workspace.settings import number
+from .promised import fetch_whole
 from .prune import Fetchable, outdated
 from .remote import Exchange, chunks, exchange, fetch_refs, named_remote, offered, take_notes
 
@@ -33,6 +34,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -
     gone = [item for item in held.pending if theirs.get(PENDING + item.workspace_id) != item.archive]
     notes = NOTES in theirs
     if not dry_run:
+        fetch_whole(repository, remote, coming, (item.archive for item in (*held.saves, *held.pending)))
         # The marker is last: whoever sees it must find the save.
         for some in chunks(sorted(coming, key=lambda ref: ref.startswith(PENDING))):
             fetch_refs(git, remote, [f"+{ref}:{_local(remote, ref)}" for ref in some])

@@ -39,7 +39,7 @@ from ..git import refs
 from ..git.command import Git, Oid
 from ..git.damaged.files import missing_alternate
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, parse_bool
+from ..git.repository import Repository
 from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
@@ -333,11 +333,11 @@ def _refuse_what_may_come_back(repository: Repository, going: Sequence[Held]) ->
         named = quote(os.path.join(os.fsdecode(repository.objects), "info/alternates"))
         hint = f"bring it back, or take its line out of {named}"
         raise NeedsPerson(f"{what} in {os.fsdecode(alternate)}, which is gone; nothing was pruned", hint=hint)
-    for key, values in repository.config.items():
-        name = key.removeprefix("remote.").removesuffix(".promisor")
-        if key == f"remote.{name}.promisor" and parse_bool(values[-1]):
-            hint = f"gitstate fetch {quote(name)}; where that does not bring it: git config --unset {quote(key)}"
-            raise NeedsPerson(f"{what} on the promisor remote {name}; nothing was pruned", hint=hint)
+    promisor = next(iter(repository.promisors()), None)
+    if promisor is not None:
+        unset = f"git config --unset {quote(f'remote.{promisor}.promisor')}"
+        hint = f"gitstate fetch {quote(promisor)}; where that does not bring it: {unset}"
+        raise NeedsPerson(f"{what} on the promisor remote {promisor}; nothing was pruned", hint=hint)
 
 
 def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: Mapping[str, Oid]) -> None:

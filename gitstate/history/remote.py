@@ -22,6 +22,8 @@ from ..workspace import settings
 
 #: Refspecs on one command line, whose length is limited. Each takes some hundred bytes.
 _AT_ONCE = 200
+#: Fetches nothing that was not named.
+FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-auto-gc")
 #: A remote with more refs of gitstate than this is refused.
 _MOST = 100_000
 
@@ -139,9 +141,9 @@ def _rejected(line: str) -> str:
 
 def fetch_refs(git: Git, remote: str, refspecs: Sequence[str]) -> None:
     """Fetch these refspecs, and nothing else. Raises GitstateError."""
-    argv = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-auto-gc")
     try:
-        git.run(*argv, "--", remote, *refspecs)
+        # The filter of a partial clone would leave out what the refs name.
+        git.run(*FETCH, "--no-filter", "--", remote, *refspecs)
     except GitError as error:
         raise unreachable(remote, error) from None
 

@@ -19,7 +19,7 @@ from ..format.archive import pending_archive, read_stack
 from ..format.find import own_saves
 from ..format.manifest import Save
 from ..format.names import marker_ref, save_ref, workspace_id
-from ..git.command import Git, Oid, hooks_off, is_oid, object_id
+from ..git.command import Git, Oid, hooks_off, object_id
 from ..git.entries import list_index, list_tree
 from ..git.opening import open_repository
 from ..git.permitted import without_filters
@@ -34,6 +34,7 @@ from ..system.clock import now
 from ..system.jsonio import path_to_json, text_to_json
 from ..workspace.live_context import state_name
 from ..workspace.settings import with_filter_limit
+from .promised import reached
 from .receipt import keep_receipt
 
 #: A result names no more problems than this.
@@ -131,20 +132,20 @@ def _damaged_marker(repository: Repository) -> str | None:
 
 
 def _needed(repository: Repository, stack: Iterable[Save]) -> list[Oid]:
-    """Every object that the saves need: all that their archives reach, down to the tree of the commit below them."""
+    """Every object that the saves need: all that their archives reach, down to the tree of the commit below them.
+
+    What a partial clone lacks of that tree is on its remote. That its files come back is seen in the scratch place.
+    """
     found: dict[Oid, None] = {}
+    is_partial = bool(repository.promisors())
     for save in stack:
-        base = save.manifest.head
-        hidden = [] if base is None else ["--not", f"{base}^@"]
-        out = repository.git.run("rev-list", "--objects", "--no-object-names", save.archive, *hidden, "--")
-        found.update(dict.fromkeys(out.decode("ascii").split()))
-        if base is not None:
-            # `--not` leaves out what a parent of the commit holds too: the tree as a whole is needed.
-            out = repository.git.run("rev-list", "--objects", "--no-object-names", f"{base}^{{tree}}", "--")
-            found.update(dict.fromkeys(out.decode("ascii").split()))
-        for oid in list(found):
-            if not is_oid(oid):
-                raise CorruptSave(f"git lists {oid[:40]!r} as an object")
+        base = [] if save.manifest.head is None else [save.manifest.head]
+        here, lacked = reached(repository, [save.archive], hidden=base)
+        found.update(dict.fromkeys((*here, *lacked)))
+        if base:
+            # The commit hides what its tree holds too: that is needed as a whole.
+            here, lacked = reached(repository, base, "--no-walk")
+            found.update(dict.fromkeys(here if is_partial else (*here, *lacked)))
     return list(found)
 
 

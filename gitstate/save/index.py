@@ -220,7 +220,7 @@ class StagedBlobs:
     def _replace(self, torn: set[Oid]) -> None:
         """Take torn staged versions from the files themselves where these are equal; else skip them."""
         taken = self.taken
-        promised = any(key.startswith("remote.") and key.endswith(".promisor") for key in self.repository.config)
+        promised = bool(self.repository.promisors())
         for path, leaf in list(taken.staged.items()):
             if leaf is None or leaf.oid not in torn:
                 continue

@@ -305,7 +305,7 @@ class _Packer:
 
     def _is_large(self, found: Collection[str]) -> bool:
         """Whether it is not held whole: its packs are large, some of its objects are elsewhere, or it has many refs."""
-        if len(found) > MOST_REFS or any(key.endswith(".promisor") for key in self._inside.config):
+        if len(found) > MOST_REFS or self._inside.promisors():
             return True
         size = 0
         with suppress(FileNotFoundError), os.scandir(os.path.join(self._inside.objects, b"pack")) as entries:

@@ -158,10 +158,12 @@ def test_push_leaves_it_out_unless_it_is_asked_for(talk: Talk, tmp_path: Path) -
     assert len([ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/conversations/")]) == 1
 
 
-def test_session_goes_on_in_another_clone(talk: Talk, tmp_path: Path, hermetic: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--filter=blob:none",)])
+def test_session_goes_on_in_another_clone(options: tuple[str, ...], talk: Talk, tmp_path: Path, hermetic: Path) -> None:
     ws = published(talk, tmp_path)
+    run_git(tmp_path / "origin.git", "config", "uploadpack.allowFilter", "true")
     assert ws.gitstate("push", "origin", "--with-conversation").exit_status == 0
-    there = clone(ws)
+    there = clone(ws, "clone", *options)
     there.git("config", "gitstate.trust", "origin")
     assert there.gitstate("fetch", "origin").exit_status == 0
     (item,) = there.recover().json["workspaces"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from tests.support.workspace import Workspace, run_git
 
 
-def clone(ws: Workspace, name: str = "clone") -> Workspace:
+def clone(ws: Workspace, name: str = "clone", *options: str) -> Workspace:
     path = ws.path.parent / name
-    run_git(path.parent, "clone", "-q", "-b", "agent/work", str(path.parent / "origin.git"), str(path))
+    origin = f"file://{path.parent / 'origin.git'}"
+    run_git(path.parent, "clone", "-q", "-b", "agent/work", *options, origin, str(path))
     return Workspace(path, ws.outside)
 
 

@@ -1,0 +1,145 @@
+"""What fetched saves need and a partial clone lacks.
+
+A remote sends nothing that a clone has by its commits. A partial clone lacks much of that, and what saves need is asked
+for by name: their own objects, the trees of the commits that they stand on, and both versions of each changed file.
+Other files of those commits stay where they are, on the promisor remote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from ..errors import CorruptSave, GitError, UnsupportedSave
+from ..format.archive import MAX_FETCHED_MANIFEST, read_save
+from ..format.manifest import Save
+from ..format.names import CONVERSATIONS
+from ..git.command import Oid, is_oid, switch_off
+from ..git.entries import diff_trees
+from ..git.repository import Repository
+from ..objects.reader import LARGE, ObjectReader
+from ..objects.tree import DIRECTORY, GITLINK, Leaf, Tree
+from ..system.stdlib import suppress
+from .remote import FETCH, chunks, fetch_refs, unreachable
+
+_NO_FILES = "--filter=blob:none"
+#: Leaves out the commits that some remote has; they stand behind `--stdin`.
+_OWN_COMMITS = ("--not", "--remotes", "--tags")
+#: What is asked for may name something else that is missing: a tree its files. No save needs more rounds.
+_MOST_ROUNDS = 8
+
+
+def fetch_whole(repository: Repository, remote: str, coming: Mapping[str, Oid], held: Iterable[Oid]) -> None:
+    """Fetch what refs of a remote name, without refs here; then what the saves among them, and `held` ones, lack.
+
+    Nothing is done where the clone is whole. Raises GitstateError where a remote can't be reached: what can't be made
+    whole is as if it was never here.
+    """
+    promisors = repository.promisors()
+    if not promisors:
+        return
+    for some in chunks(sorted(coming)):
+        if remote in promisors:
+            # Git takes for granted that this remote has what is left out.
+            _fetch(repository, remote, some)
+        else:
+            fetch_refs(repository.git, remote, some)
+    talks = {oid for ref, oid in coming.items() if ref.startswith(CONVERSATIONS)}
+    archives = sorted({*coming.values(), *held} - talks)
+    asked: set[Oid] = set()
+    for _ in range(_MOST_ROUNDS if archives else 0):
+        missing = _missing(repository, archives, sorted(talks)) - asked
+        if not missing:
+            break
+        for promisor in promisors:
+            _fetch(repository, promisor, sorted(missing), "-c", "fetch.negotiationAlgorithm=noop")
+        asked |= missing
+
+
+def _fetch(repository: Repository, promisor: str, names: Sequence[str], *options: str) -> None:
+    """Fetch without files that are not named, as git itself does it where it lacks an object."""
+    if f"remote.{promisor}.partialclonefilter" not in repository.config:
+        # Else git would write it into the configuration.
+        options = (*options, switch_off(f"remote.{promisor}.partialclonefilter"))
+    lines = "".join(f"{name}\n" for name in names).encode("utf-8")
+    try:
+        repository.git.run(*options, *FETCH, _NO_FILES, "--stdin", "--", promisor, input=lines)
+    except GitError as error:
+        raise unreachable(promisor, error) from None
+
+
+def _missing(repository: Repository, archives: Sequence[Oid], talks: Sequence[Oid]) -> set[Oid]:
+    """What is not here of what saves and conversations need, in steps: files are told when all trees are here."""
+    with ObjectReader(repository.git) as reader:
+        told = {oid for archive in archives for oid in _own_files(archive, reader)}
+        missing = told - _here(repository, told)
+        if missing:
+            return missing
+        saves = [save for save in (_read(archive, reader) for archive in archives) if save is not None]
+        bases = sorted({save.manifest.head for save in saves if save.manifest.head is not None})
+        own = [*(save.archive for save in saves), *talks]
+        # A server with bitmaps leaves out a file that is asked for together with a tree that has it.
+        missing = {*reached(repository, own, _NO_FILES, *_OWN_COMMITS, hidden=bases)[1]}
+        missing.update(reached(repository, [f"{commit}^{{tree}}" for commit in bases], _NO_FILES)[1])
+        if missing:
+            return missing
+        missing.update(reached(repository, own, *_OWN_COMMITS, hidden=bases)[1])
+        changed = {oid for save in saves for oid in _changed(repository, reader, save)}
+    return missing | (changed - _here(repository, changed))
+
+
+def _own_files(archive: Oid, reader: ObjectReader) -> list[Oid]:
+    """An archive's tree, and the files beside the trees in it: what is to be known of a save stands there."""
+    tree, leaves = None, dict[bytes, Leaf]()
+    with suppress(GitError, ValueError):
+        tree = reader.tree_of(archive)
+        content = reader.contents([tree], LARGE)[0]
+        leaves = {} if content is None else Tree(content[1], len(tree) // 2).leaves()
+    return [*([tree] if tree else []), *(leaf.oid for leaf in leaves.values() if leaf.mode not in (DIRECTORY, GITLINK))]
+
+
+def _read(archive: Oid, reader: ObjectReader) -> Save | None:
+    try:
+        return read_save(archive, reader, MAX_FETCHED_MANIFEST)
+    except (CorruptSave, UnsupportedSave):
+        # It is told where somebody looks at it.
+        return None
+
+
+def _changed(repository: Repository, reader: ObjectReader, save: Save) -> Iterator[Oid]:
+    """The files of the save that differ from the commit that it stands on, as both have them."""
+    base = save.manifest.head
+    staged = save.files.get(b"staged")
+    for tree in [save.wip_tree, *([] if staged is None else [staged[1]])]:
+        try:
+            differences = [] if base is None else diff_trees(repository, reader.tree_of(base), tree)
+        except GitError:
+            differences = []
+        for entry in differences:
+            sides = ((entry.old_mode, entry.old_oid), (entry.new_mode, entry.new_oid))
+            yield from (oid for mode, oid in sides if mode not in (0, GITLINK))
+
+
+def _here(repository: Repository, oids: Collection[Oid]) -> set[Oid]:
+    """Those of the objects that are in this clone: a git that may fetch nothing ends where it is asked for others."""
+    argv = ("rev-list", "--objects", "--no-object-names", "--no-walk", "--ignore-missing", "--missing=allow-any")
+    lines = "".join(f"{oid}\n" for oid in oids).encode("ascii")
+    return {*repository.git.run(*argv, "--stdin", input=lines).decode("ascii").split()} if oids else set()
+
+
+def reached(
+    repository: Repository, names: Sequence[str], *options: str, hidden: Sequence[str] = ()
+) -> tuple[list[Oid], list[Oid]]:
+    """The objects that `names` reach and `hidden` don't: those that are here, and those that this clone lacks.
+
+    Raises GitError, CorruptSave.
+    """
+    if not names:
+        return [], []
+    lines = "".join(f"{name}\n" for name in (*names, *(f"^{name}" for name in hidden))).encode("ascii")
+    argv = ("rev-list", "--objects", "--no-object-names", "--missing=print", "--stdin", *options)
+    listed = repository.git.run(*argv, input=lines).decode("ascii").split()
+    for name in listed:
+        if not is_oid(name.removeprefix("?")):
+            raise CorruptSave(f"git lists {name[:40]!r} as an object")
+    here = [name for name in listed if not name.startswith("?")]
+    return here, [name[1:] for name in listed if name.startswith("?")]

@@ -1,0 +1,160 @@
+"""Partial clones (`git clone --filter`), with all of a worktree or a part of it: what is saved there is all there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.oracle import fingerprint
+from tests.support.workspace import Workspace, run_git
+
+FILTERS = ["blob:none", "tree:0"]
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    """A bare repository whose files have three versions each."""
+    source = Workspace(tmp_path / "source", tmp_path)
+    run_git(tmp_path, "init", "-q", "-b", "main", "source")
+    for version in ("one", "two", "three"):
+        for name in ("top", "near/a", "near/b", "near/deep/c", "far/a", "far/deep/b"):
+            source.write(name, f"{name} {version}\n")
+        source.commit(version)
+    run_git(tmp_path, "clone", "-q", "--bare", "source", "origin.git")
+    run_git(tmp_path / "origin.git", "config", "uploadpack.allowFilter", "true")
+    return tmp_path / "origin.git"
+
+
+def whole(origin: Path, *options: str, name: str = "whole") -> Workspace:
+    run_git(origin.parent, "clone", "-q", *options, f"file://{origin}", name)
+    return Workspace(origin.parent / name, origin.parent)
+
+
+def clone(origin: Path, name: str, kind: str, *, sparse: bool = False) -> Workspace:
+    ws = whole(origin, f"--filter={kind}", *(["--sparse"] if sparse else []), name=name)
+    if sparse:
+        ws.git("sparse-checkout", "set", "near")
+    assert lacking(ws)
+    return ws
+
+
+def lacking(ws: Workspace) -> list[str]:
+    listed = ws.out("rev-list", "--objects", "--all", "--missing=print").splitlines()
+    return [line for line in listed if line.startswith("?")]
+
+
+def work(ws: Workspace) -> None:
+    ws.write("near/a", "work\n")
+    ws.write("near/new", "new\n")
+    ws.write("near/deep/c", "staged\n")
+    ws.add("near/deep/c")
+    ws.git("mv", "near/b", "near/moved")
+    ws.remove("top")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", FILTERS)
+def test_fetched_save_comes_back_without_the_remote(kind: str, sparse: bool, origin: Path) -> None:
+    ws = clone(origin, "here", kind, sparse=sparse)
+    work(ws)
+    before = fingerprint(ws.path)
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(origin, "there", kind, sparse=sparse)
+    settings = (there.git_dir / "config").read_bytes()
+    run = there.gitstate("fetch", "origin")
+    assert run.exit_status == 0 and "1 save fetched" in run.stderr, run
+    assert (there.git_dir / "config").read_bytes() == settings
+    origin.rename(origin.parent / "away")
+    shown = there.gitstate("diff", save_id)
+    assert shown.exit_status == 0 and b"+work" in shown.stdout and b"-near/a three" in shown.stdout, shown
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0, run
+    after = fingerprint(there.path)
+    assert (after.files, after.commit) == (before.files, before.commit)
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_old_versions_that_a_save_needs_are_fetched(kind: str, origin: Path) -> None:
+    """The remote sends nothing that the clone's commits reach, whether the clone has it or not."""
+    run_git(origin, "repack", "-qadb")
+    ws = whole(origin)
+    ws.git("checkout", "-q", "HEAD~2", "--", "near")
+    ws.write("near/copy", ws.read("far/a"))
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(origin, "there", kind, sparse=True)
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    origin.rename(origin.parent / "away")
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0, run
+    assert (there.read("near/deep/c"), there.read("near/copy")) == (b"near/deep/c one\n", b"far/a three\n")
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_fetch_mends_what_git_fetched_in_part(kind: str, origin: Path) -> None:
+    ws = clone(origin, "here", kind)
+    work(ws)
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(origin, "there", kind)
+    there.git("fetch", "-q", "origin", "refs/gitstate/saves/*:refs/gitstate/fetched/origin/saves/*")
+    assert there.gitstate("diff", save_id).exit_status != 0
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    assert there.gitstate("diff", save_id).exit_status == 0
+
+
+def test_fetch_that_can_not_be_made_whole_keeps_nothing(origin: Path) -> None:
+    """The saves are on another remote than the files."""
+    ws = whole(origin)
+    ws.write("near/copy", ws.read("far/a"))
+    ws.save()
+    run_git(origin.parent, "clone", "-q", "--bare", str(origin), "backup.git")
+    run_git(origin.parent / "backup.git", "repack", "-qadb")
+    there = clone(origin, "there", "blob:none", sparse=True)
+    for one in (ws, there):
+        one.git("remote", "add", "backup", f"file://{origin.parent / 'backup.git'}")
+    assert ws.gitstate("push", "backup").exit_status == 0
+    origin.rename(origin.parent / "away")
+    run = there.gitstate("fetch", "backup")
+    assert run.exit_status == 1 and "origin" in run.stderr and "nothing was lost" in run.stderr, run
+    assert there.refs("refs/gitstate/") == {}
+    (origin.parent / "away").rename(origin)
+    assert there.gitstate("fetch", "backup").exit_status == 0
+    assert len(there.refs("refs/gitstate/fetched/backup/saves/")) == 1
+    assert "promisor" not in there.out("config", "--get-regexp", "remote.backup")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", FILTERS)
+def test_save_is_verified_although_the_clone_lacks_other_files(kind: str, sparse: bool, origin: Path) -> None:
+    ws = clone(origin, "here", kind, sparse=sparse)
+    work(ws)
+    ws.save()
+    origin.rename(origin.parent / "away")
+    run = ws.gitstate("verify")
+    assert run.exit_status == 0 and b"proven" in run.stdout, run
+
+
+def test_verify_names_what_a_save_lost(origin: Path) -> None:
+    ws = clone(origin, "here", "blob:none", sparse=True)
+    ws.write("near/a", "work\n" * 3)
+    ws.save()
+    blob = ws.out("rev-parse", "HEAD:near/a")
+    _drop(ws, blob)
+    run = ws.gitstate("verify")
+    assert run.exit_status == 4 and f"object {blob} is missing" in run.stdout.decode(), run
+
+
+def _drop(ws: Workspace, oid: str) -> None:
+    """Take one object out of the repository, which is promised by no pack."""
+    packs = ws.git_dir / "objects/pack"
+    for pack in packs.glob("*.pack"):
+        if pack.with_suffix(".promisor").exists():
+            continue
+        moved = ws.outside / pack.name
+        pack.rename(moved)
+        pack.with_suffix(".idx").unlink()
+        ws.git("unpack-objects", "-q", stdin=moved.read_bytes())
+    (ws.git_dir / "objects" / oid[:2] / oid[2:]).unlink()
