@@ -51,9 +51,13 @@ def _main() -> None:
         os._exit(status)
     if sys.argv[1:] == ["--version"]:
         from . import __version__
-        from .system.terminal import print_to
+        from .system.terminal import print_answer, say
 
-        print_to(sys.stdout, f"gitstate, version {__version__}\n")
+        try:
+            print_answer(f"gitstate, version {__version__}\n")
+        except OSError as error:
+            say(f"gitstate: stdout: {error.strerror}")
+            os._exit(1)
         os._exit(0)
     from .cli.options import parse
 

@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..format.context import CALLER_FIELDS, CONTEXT_FIELDS
-from ..system.terminal import OutputClosed, escape, has_colours
+from ..system.terminal import OutputClosed, escape, has_colours, print_answer
 from ..workspace.settings import help_text as setting_help
 from ..workspace.settings import setting_named
 from . import quick
@@ -146,7 +146,7 @@ class Call(NamedTuple):
 
     def emit(self, **values: Any) -> None:
         """Print one JSON object, with the name of the command."""
-        quick.emit({"command": self.command, **values})
+        quick.emit({"command": self.command, **values}, print_answer)
 
 
 def command(

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 EXIT_ON_INTERRUPT = 130
 
 
-def emit(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout, with its schema version."""
-    write({"schema_version": SCHEMA_VERSION, **value}, lambda text: print_to(sys.stdout, text))
+def emit(value: Mapping[str, Any], printing: Callable[[str], None] | None = None) -> None:
+    """Print one JSON object on stdout, with its schema version; `printing` may raise where it can't."""
+    write({"schema_version": SCHEMA_VERSION, **value}, printing or (lambda text: print_to(sys.stdout, text)))
 
 
 def working_directory(directory: str) -> bytes:

@@ -7,7 +7,7 @@ import sys
 
 from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
-from ..system.terminal import Progress, escape, first_of, print_to, say, table, terminal_width
+from ..system.terminal import Progress, escape, first_of, print_answer, print_to, say, table, terminal_width
 from .quick import EXIT_ON_INTERRUPT, emit, guarded, working_directory
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         from ..fleet.status import short_line
 
         line = short_line((_absolute(directory, paths) or [directory])[0])
-        print_to(sys.stdout, f"{escape(line)}\n" if line else "")
+        print_answer(f"{escape(line)}\n" if line else "")
         return EXIT_DONE
     from ..fleet.status import summaries
 
@@ -209,9 +209,9 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         tops = [item.workspace for item in found]
         return _watch(directory, as_json, given, lambda: (tops, True))
     if as_json:
-        print_to(sys.stdout, _summaries_json(found, complete).decode("utf-8"))
+        print_answer(_summaries_json(found, complete).decode("utf-8"))
     else:
-        print_to(sys.stdout, "".join(f"{line}\n" for line in summary_lines(found, terminal_width(sys.stdout))))
+        print_answer("".join(f"{line}\n" for line in summary_lines(found, terminal_width(sys.stdout))))
     if not complete:
         say(_INCOMPLETE)
     return EXIT_FAILED if failed else EXIT_DONE

@@ -1,11 +1,13 @@
 """Text on a terminal: escaped, and never a reason to fail.
 
 What came from a context, a file name or a repository is escaped, so that it can't control a terminal. Printing to a
-terminal that is gone (EIO, a closed pipe) raises nothing: the work is durable before anything is printed.
+terminal that is gone (EIO, a closed pipe) raises nothing: the work is durable before anything is printed. An answer
+that a full disk does not take is a failure where the command was called for it alone: half of it would be read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -44,6 +46,23 @@ def print_to(stream: TextIO | None, text: str) -> None:
         stream.buffer.flush()
     except (OSError, ValueError):
         give_up(stream)
+
+
+#: What a file says that takes no more.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def print_answer(text: str) -> None:
+    """Write to stdout what the command was called for. Raises OSError where it is a file that takes no more."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
+    except (OSError, ValueError) as error:
+        give_up(sys.stdout)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 def give_up(stream: TextIO | None) -> None:

@@ -1,4 +1,4 @@
-"""Standard streams that are closed or broken never turn success into failure."""
+"""Standard streams that are closed or broken never turn success into failure; an answer that is cut is one."""
 
 from __future__ import annotations
 
@@ -69,11 +69,23 @@ def test_broken_pipe_that_is_not_ours_is_a_failure(capsys: pytest.CaptureFixture
     assert "Broken pipe" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["log", "diff latest", "log --help"])
+#: Only these; what changes something has changed it, and says so by its exit status.
+READING = (
+    "status",
+    "status --json",
+    "status --short",
+    "log --json",
+    "show --json",
+    "diff latest --json",
+    "verify --json",
+)
+
+
+@pytest.mark.parametrize("command", ["log", "diff latest", "log --help", "--version", *READING])
 def test_answer_that_a_full_disk_does_not_take_is_one_line_and_status_1(ws: Workspace, command: str) -> None:
     ws.write("a", "a1\n")
     assert ws.save().exit_status == 0
-    words = f'"$0" -m gitstate -C "$1" {command} >/dev/full'
+    words = f'cd "$1" && exec "$0" -m gitstate {command} >/dev/full'
     run = subprocess.run(["sh", "-c", words, sys.executable, ws.path], capture_output=True, timeout=60)
     assert run.returncode == 1, run
     assert run.stderr.startswith(b"gitstate: ") and b"No space left" in run.stderr, run
