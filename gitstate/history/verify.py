@@ -24,6 +24,7 @@ from ..git.entries import list_index, list_tree
 from ..git.opening import open_repository
 from ..git.permitted import without_filters
 from ..git.repository import Repository, head_of, read_head
+from ..objects.promised import reached
 from ..objects.reader import ObjectReader
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..recover.recover import recover
@@ -34,7 +35,6 @@ from ..system.clock import now
 from ..system.jsonio import path_to_json, text_to_json
 from ..workspace.live_context import state_name
 from ..workspace.settings import with_filter_limit
-from .promised import reached
 from .receipt import keep_receipt
 
 #: A result names no more problems than this.

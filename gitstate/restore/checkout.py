@@ -45,14 +45,32 @@ class Checkout:
         self._env = env
         self._conversions = Conversions(repository, {})
         self._failed: list[LeftOut] = []
+        #: The files that this clone lacks. They are among those that `write` returns.
+        self.promised: list[bytes] = []
 
     def write(self, paths: Sequence[bytes]) -> list[LeftOut]:
         """Write them, those that are there excepted; returns the files that were written without their filter."""
         self._write_filtered(self._unwritten(paths))
-        for portion, done in try_in_halves(self._unwritten(paths), self._written):
+        for portion, done in try_in_halves(self._without_promised(self._unwritten(paths)), self._written):
             if done is None:
                 self._write_bare(portion, "its filter failed")
         return self._failed
+
+    def _without_promised(self, paths: Sequence[bytes]) -> list[bytes]:
+        """The paths whose content is in this clone, if it is a partial one; the others are noted."""
+        if not paths or not self._repository.promisors():
+            return list(paths)
+        from ..objects.promised import here
+
+        entries = {entry.path: entry.oid for entry in list_index(self._git, paths, env=self._env)}
+        found = here(self._git, {*entries.values()})
+        self.promised = [path for path in paths if path in entries and entries[path] not in found]
+        for path in self.promised:
+            back = f"git -C {quote(os.fsdecode(self._repository.toplevel))} checkout -- {quote(os.fsdecode(path))}"
+            why = f"only the remote of this partial clone has its content; to bring it, and then recover again: {back}"
+            self._failed.append(LeftOut(path, why, True))
+        lacked = {*self.promised}
+        return [path for path in paths if path not in lacked]
 
     def _written(self, paths: Sequence[bytes]) -> bool | None:
         """Whether git has written all of these; None where it stopped at one."""
@@ -145,15 +163,19 @@ class Checkout:
         """Wait until git has written the paths, none of which was there; returns what it said. Raises OutOfTime.
 
         Raises GitError where it could not bring all of a file to the disk, or was killed: it leaves what it has
-        written of that file, and nothing tells that from a whole one. Then none of them is there.
+        written of that file, and nothing tells that from a whole one. Then none of them is there; nor is one where git
+        may have ended at a file that a partial clone lacks.
         """
         _, said = process.communicate(_joined(paths), idle=idle, progress=progress)
         status = process.wait()
         # Of a path that it does not write, as one that is unmerged, it says nothing either; but that one is not there.
         is_silent = not said.strip() and not self._unwritten(paths)
-        if status < 0 or (status == 1 and (is_silent or any(words in said for words in _NOT_WRITTEN))):
+        may_lack = status == 128 and bool(self._repository.promisors())
+        is_cut = status < 0 or (status == 1 and (is_silent or any(words in said for words in _NOT_WRITTEN)))
+        if is_cut or may_lack:
             for path in paths:
                 files.remove(os.path.join(self._repository.toplevel, self._prefix + path))
+        if is_cut:
             hint = f"df {quote(os.fsdecode(self._repository.toplevel))}; once it can be written: gitstate recover"
             raise GitError(["checkout-index"], status, said or b"it could not write", hint=hint)
         return said

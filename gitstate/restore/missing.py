@@ -325,6 +325,7 @@ class MissingFiles:
         """Let git write tracked files below the staging directory."""
         checkout = Checkout(self._workspace.repository, self._workspace.git, self._staging)
         self._outcome.failed += checkout.write(paths)
+        self._outcome.stuck = self._outcome.stuck or bool(checkout.promised)
         self._name_unfiltered(paths)
 
     def _name_unfiltered(self, paths: Sequence[bytes]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.forgery import forged
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace, run_git
 
@@ -80,8 +82,9 @@ def test_old_versions_that_a_save_needs_are_fetched(kind: str, origin: Path) -> 
     """The remote sends nothing that the clone's commits reach, whether the clone has it or not."""
     run_git(origin, "repack", "-qadb")
     ws = whole(origin)
+    ws.git("sparse-checkout", "set", "near")
     ws.git("checkout", "-q", "HEAD~2", "--", "near")
-    ws.write("near/copy", ws.read("far/a"))
+    ws.write("near/copy", ws.git("show", "HEAD:far/a"))
     save_id = ws.save("--json").json["save_id"]
     assert ws.gitstate("push", "origin").exit_status == 0
     there = clone(origin, "there", kind, sparse=True)
@@ -124,6 +127,50 @@ def test_fetch_that_can_not_be_made_whole_keeps_nothing(origin: Path) -> None:
     assert there.gitstate("fetch", "backup").exit_status == 0
     assert len(there.refs("refs/gitstate/fetched/backup/saves/")) == 1
     assert "promisor" not in there.out("config", "--get-regexp", "remote.backup")
+
+
+def test_stack_of_saves_is_fetched_whole(origin: Path) -> None:
+    ws = whole(origin)
+    work(ws)
+    ws.save()
+    ws.write("near/new", ws.read("far/deep/b"))
+    ws.write("near/last", "last\n")
+    save_id = ws.save("--json").json["save_id"]
+    before = fingerprint(ws.path).files
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(origin, "there", "tree:0", sparse=True)
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    origin.rename(origin.parent / "away")
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 4 and "recovered in part" in run.stderr, run
+    assert "far/a: only the remote of this partial clone has its content" in run.stderr, run
+    assert not (there.path / "far/a").exists()
+    after = fingerprint(there.path).files
+    assert after == {path: kept for path, kept in before.items() if path != b"far/a"}
+    (origin.parent / "away").rename(origin)
+    back = run.stderr.partition("recover again: ")[2].splitlines()[0]
+    subprocess.run(["sh", "-c", back], check=True)
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0, run
+    assert fingerprint(there.path).files == before
+
+
+@pytest.mark.parametrize("head", ["1" * 40, "HEAD^{tree}", "HEAD:near/a"])
+def test_save_that_stands_on_no_commit_keeps_no_other_back(head: str, origin: Path) -> None:
+    ws = whole(origin)
+    work(ws)
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    other = whole(origin, name="other")
+    work(other)
+    other.save()
+    with forged(other) as parts:
+        parts.manifest["head"] = head if head.isdigit() else other.out("rev-parse", head)
+    other.git("push", "-q", "origin", "refs/gitstate/pending/*:refs/gitstate/pending/*")
+    there = clone(origin, "there", "blob:none")
+    run = there.gitstate("fetch", "origin")
+    assert run.exit_status == 0, run
+    assert there.gitstate("recover", "--save", save_id).exit_status == 0
 
 
 @pytest.mark.parametrize("sparse", [False, True])

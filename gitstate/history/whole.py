@@ -7,15 +7,17 @@ Other files of those commits stay where they are, on the promisor remote.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import CorruptSave, GitError, UnsupportedSave
 from ..format.archive import MAX_FETCHED_MANIFEST, read_save
+from ..format.bounds import read_fetched_stack
 from ..format.manifest import Save
 from ..format.names import CONVERSATIONS
-from ..git.command import Oid, is_oid, switch_off
+from ..git.command import Oid, switch_off
 from ..git.entries import diff_trees
 from ..git.repository import Repository
+from ..objects.promised import here, reached
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, Leaf, Tree
 from ..system.stdlib import suppress
@@ -24,8 +26,8 @@ from .remote import FETCH, chunks, fetch_refs, unreachable
 _NO_FILES = "--filter=blob:none"
 #: Leaves out the commits that some remote has; they stand behind `--stdin`.
 _OWN_COMMITS = ("--not", "--remotes", "--tags")
-#: What is asked for may name something else that is missing: a tree its files. No save needs more rounds.
-_MOST_ROUNDS = 8
+#: What is asked for may name something else that is missing: a tree its files, a save the one below it.
+_MOST_ROUNDS = 100
 
 
 def fetch_whole(repository: Repository, remote: str, coming: Mapping[str, Oid], held: Iterable[Oid]) -> None:
@@ -70,21 +72,45 @@ def _fetch(repository: Repository, promisor: str, names: Sequence[str], *options
 def _missing(repository: Repository, archives: Sequence[Oid], talks: Sequence[Oid]) -> set[Oid]:
     """What is not here of what saves and conversations need, in steps: files are told when all trees are here."""
     with ObjectReader(repository.git) as reader:
-        told = {oid for archive in archives for oid in _own_files(archive, reader)}
-        missing = told - _here(repository, told)
+        saves, told = _read(archives, reader)
+        missing = told - here(repository.git, told)
         if missing:
             return missing
-        saves = [save for save in (_read(archive, reader) for archive in archives) if save is not None]
-        bases = sorted({save.manifest.head for save in saves if save.manifest.head is not None})
-        own = [*(save.archive for save in saves), *talks]
+        named = sorted({save.manifest.head for save in saves if save.manifest.head is not None})
+        bases = [oid for oid in named if _is_commit(oid, reader)]
+        own = [*dict.fromkeys(save.archive for save in saves), *talks]
         # A server with bitmaps leaves out a file that is asked for together with a tree that has it.
         missing = {*reached(repository, own, _NO_FILES, *_OWN_COMMITS, hidden=bases)[1]}
         missing.update(reached(repository, [f"{commit}^{{tree}}" for commit in bases], _NO_FILES)[1])
         if missing:
             return missing
         missing.update(reached(repository, own, *_OWN_COMMITS, hidden=bases)[1])
-        changed = {oid for save in saves for oid in _changed(repository, reader, save)}
-    return missing | (changed - _here(repository, changed))
+        changed = {oid for archive in archives for oid in _changed(repository, reader, archive)}
+    return missing | (changed - here(repository.git, changed))
+
+
+def _read(archives: Iterable[Oid], reader: ObjectReader) -> tuple[list[Save], set[Oid]]:
+    """The saves that can be read, with those that they stand on, and the objects that tell of them all."""
+    saves, told, seen = list[Save](), set[Oid](), set[Oid]()
+    left = [*archives]
+    while left:
+        archive = left.pop()
+        seen.add(archive)
+        told.update(_own_files(archive, reader))
+        # One that can't be read is told to be corrupt where somebody looks at it.
+        with suppress(CorruptSave, UnsupportedSave):
+            save = read_save(archive, reader, MAX_FETCHED_MANIFEST)
+            saves.append(save)
+            if save.manifest.below is not None and save.manifest.below not in seen:
+                left.append(save.manifest.below)
+    return saves, told
+
+
+def _is_commit(oid: Oid, reader: ObjectReader) -> bool:
+    """Whether a save may stand on it: it came from another host, and git ends at what is none."""
+    with suppress(GitError):
+        return reader.commit(oid, LARGE) is not None
+    return False
 
 
 def _own_files(archive: Oid, reader: ObjectReader) -> list[Oid]:
@@ -97,49 +123,14 @@ def _own_files(archive: Oid, reader: ObjectReader) -> list[Oid]:
     return [*([tree] if tree else []), *(leaf.oid for leaf in leaves.values() if leaf.mode not in (DIRECTORY, GITLINK))]
 
 
-def _read(archive: Oid, reader: ObjectReader) -> Save | None:
-    try:
-        return read_save(archive, reader, MAX_FETCHED_MANIFEST)
-    except (CorruptSave, UnsupportedSave):
-        # It is told where somebody looks at it.
-        return None
-
-
-def _changed(repository: Repository, reader: ObjectReader, save: Save) -> Iterator[Oid]:
-    """The files of the save that differ from the commit that it stands on, as both have them."""
-    base = save.manifest.head
-    staged = save.files.get(b"staged")
-    for tree in [save.wip_tree, *([] if staged is None else [staged[1]])]:
-        try:
-            differences = [] if base is None else diff_trees(repository, reader.tree_of(base), tree)
-        except GitError:
-            differences = []
-        for entry in differences:
-            sides = ((entry.old_mode, entry.old_oid), (entry.new_mode, entry.new_oid))
-            yield from (oid for mode, oid in sides if mode not in (0, GITLINK))
-
-
-def _here(repository: Repository, oids: Collection[Oid]) -> set[Oid]:
-    """Those of the objects that are in this clone: a git that may fetch nothing ends where it is asked for others."""
-    argv = ("rev-list", "--objects", "--no-object-names", "--no-walk", "--ignore-missing", "--missing=allow-any")
-    lines = "".join(f"{oid}\n" for oid in oids).encode("ascii")
-    return {*repository.git.run(*argv, "--stdin", input=lines).decode("ascii").split()} if oids else set()
-
-
-def reached(
-    repository: Repository, names: Sequence[str], *options: str, hidden: Sequence[str] = ()
-) -> tuple[list[Oid], list[Oid]]:
-    """The objects that `names` reach and `hidden` don't: those that are here, and those that this clone lacks.
-
-    Raises GitError, CorruptSave.
-    """
-    if not names:
-        return [], []
-    lines = "".join(f"{name}\n" for name in (*names, *(f"^{name}" for name in hidden))).encode("ascii")
-    argv = ("rev-list", "--objects", "--no-object-names", "--missing=print", "--stdin", *options)
-    listed = repository.git.run(*argv, input=lines).decode("ascii").split()
-    for name in listed:
-        if not is_oid(name.removeprefix("?")):
-            raise CorruptSave(f"git lists {name[:40]!r} as an object")
-    here = [name for name in listed if not name.startswith("?")]
-    return here, [name[1:] for name in listed if name.startswith("?")]
+def _changed(repository: Repository, reader: ObjectReader, archive: Oid) -> Iterator[Oid]:
+    """The files of a save that differ from the commit that it stands on, as both have them."""
+    with suppress(CorruptSave, UnsupportedSave, GitError):
+        for save in read_fetched_stack(archive, reader):
+            if save.manifest.head is None:
+                continue
+            base, staged = reader.tree_of(save.manifest.head), save.files.get(b"staged")
+            for tree in [save.wip_tree, *([] if staged is None else [staged[1]])]:
+                for entry in diff_trees(repository, base, tree):
+                    sides = ((entry.old_mode, entry.old_oid), (entry.new_mode, entry.new_oid))
+                    yield from (oid for mode, oid in sides if mode not in (0, GITLINK))
