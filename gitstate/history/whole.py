@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ..errors import CorruptSave, GitError, UnsupportedSave
+from ..errors import CorruptSave, GitError, GitstateError, UnsupportedSave
 from ..format.archive import MAX_FETCHED_MANIFEST, read_save
 from ..format.bounds import read_fetched_stack
 from ..format.manifest import Save
@@ -48,13 +48,22 @@ def fetch_whole(repository: Repository, remote: str, coming: Mapping[str, Oid], 
     talks = {oid for ref, oid in coming.items() if ref.startswith(CONVERSATIONS)}
     archives = sorted({*coming.values(), *held} - talks)
     asked: set[Oid] = set()
-    for _ in range(_MOST_ROUNDS if archives else 0):
+    for _ in range(_MOST_ROUNDS if archives or talks else 0):
         missing = _missing(repository, archives, sorted(talks)) - asked
         if not missing:
             break
-        for promisor in promisors:
-            _fetch(repository, promisor, sorted(missing), "-c", "fetch.negotiationAlgorithm=noop")
+        _ask(repository, promisors, sorted(missing))
         asked |= missing
+
+
+def _ask(repository: Repository, promisors: Sequence[str], missing: Sequence[Oid]) -> None:
+    """Fetch objects from the first promisor remote that has them all. Raises GitstateError where none has."""
+    for promisor in promisors:
+        try:
+            return _fetch(repository, promisor, missing, "-c", "fetch.negotiationAlgorithm=noop")
+        except GitstateError:
+            if promisor == promisors[-1]:
+                raise
 
 
 def _fetch(repository: Repository, promisor: str, names: Sequence[str], *options: str) -> None:

@@ -64,6 +64,8 @@ def test_fetched_save_comes_back_without_the_remote(kind: str, sparse: bool, ori
     save_id = ws.save("--json").json["save_id"]
     assert ws.gitstate("push", "origin").exit_status == 0
     there = clone(origin, "there", kind, sparse=sparse)
+    # Git would write it anew.
+    there.git("config", "--unset", "remote.origin.partialCloneFilter")
     settings = (there.git_dir / "config").read_bytes()
     run = there.gitstate("fetch", "origin")
     assert run.exit_status == 0 and "1 save fetched" in run.stderr, run
@@ -124,6 +126,8 @@ def test_fetch_that_can_not_be_made_whole_keeps_nothing(origin: Path) -> None:
     assert run.exit_status == 1 and "origin" in run.stderr and "nothing was lost" in run.stderr, run
     assert there.refs("refs/gitstate/") == {}
     (origin.parent / "away").rename(origin)
+    settings = (there.git_dir / "config").read_bytes()
+    (there.git_dir / "config").write_bytes(b'[remote "Above"]\n\tpromisor\n\turl = file:///gone\n' + settings)
     assert there.gitstate("fetch", "backup").exit_status == 0
     assert len(there.refs("refs/gitstate/fetched/backup/saves/")) == 1
     assert "promisor" not in there.out("config", "--get-regexp", "remote.backup")
