@@ -164,15 +164,16 @@ class Checkout:
 
         Raises GitError where it could not bring all of a file to the disk, or was killed: it leaves what it has
         written of that file, and nothing tells that from a whole one. Then none of them is there; nor is one where git
-        may have ended at a file that a partial clone lacks.
+        ended by itself, but for a filter that failed.
         """
         _, said = process.communicate(_joined(paths), idle=idle, progress=progress)
         status = process.wait()
         # Of a path that it does not write, as one that is unmerged, it says nothing either; but that one is not there.
         is_silent = not said.strip() and not self._unwritten(paths)
-        may_lack = status == 128 and bool(self._repository.promisors())
+        # Before a filter it has not yet made the file; at a blob that a partial clone lacks it has.
+        has_died = status == 128 and any(b" filter " not in line for line in _last_words(said))
         is_cut = status < 0 or (status == 1 and (is_silent or any(words in said for words in _NOT_WRITTEN)))
-        if is_cut or may_lack:
+        if is_cut or has_died:
             for path in paths:
                 files.remove(os.path.join(self._repository.toplevel, self._prefix + path))
         if is_cut:
@@ -188,6 +189,11 @@ class Checkout:
 #: What git says of a file that it has written in part: in one process, and in one of several (`checkout.workers`).
 _NOT_WRITTEN = (b"unable to write file", b"failed to write")
 _CHECKOUT = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin")
+
+
+def _last_words(said: bytes) -> list[bytes]:
+    """Why git ended by itself."""
+    return [line for line in said.splitlines() if line.startswith(b"fatal: ")]
 
 
 def _joined(paths: Iterable[bytes]) -> bytes:
