@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.states import STATES, Loss, State, make
+from tests.support.layers import in_an_image
 from tests.support.look import Look, look, paths_of, porcelain
 from tests.support.losing import lose, release
 from tests.support.oracle import fingerprint
@@ -94,3 +95,16 @@ def test_round_trip_of_a_linked_worktree(kind: State, loss: Loss, templates: Tem
     main = fingerprint(ws.main)
     go_round(kind, loss, ws)
     assert main.diff(fingerprint(ws.main)) == [], "the main worktree is not ours"
+
+
+@pytest.mark.parametrize("other", [False, True])
+@pytest.mark.parametrize("loss", [Loss.IN_PLACE, Loss.WIPED, Loss.BASE])
+@pytest.mark.parametrize("name", ["everything_at_once", "merge_conflict", "submodule_dirty"])
+def test_round_trip_of_what_an_image_holds(
+    name: str, loss: Loss, other: bool, templates: Templates, tmp_path: Path
+) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    ws = make(STATES[name], templates, top)
+    with in_an_image(top, tmp_path / "layers", other=other):
+        go_round(STATES[name], loss, ws)
