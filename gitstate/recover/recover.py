@@ -77,7 +77,7 @@ def _recover(repository: Repository, request: RecoverRequest, started: ObjectRea
     with read_once(), opened as reader:
         reader.start()
         wait_for_last_save(repository, Deadline(request.wait))
-        with locked_workspace(repository, Deadline(request.wait)) as git:
+        with locked_workspace(repository, Deadline(request.wait), reads=request.dry_run) as git:
             result = _recover_locked(repository, git, reader, request)
             return with_messages(result, *left_behind(repository))
 

@@ -39,7 +39,7 @@ def restore_paths(
     require(repository, *SETTINGS)
     with (
         hints_for(repository.toplevel),
-        locked_workspace(repository, Deadline(request.wait)) as git,
+        locked_workspace(repository, Deadline(request.wait), reads=request.dry_run) as git,
         ObjectReader(repository.git) as reader,
     ):
         found = stack_of(repository, save_id)
@@ -117,7 +117,7 @@ def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
     require(repository, *SETTINGS)
     with (
         hints_for(repository.toplevel),
-        locked_workspace(repository, Deadline(request.wait)) as git,
+        locked_workspace(repository, Deadline(request.wait), reads=request.dry_run) as git,
         ObjectReader(repository.git) as reader,
     ):
         last = last_restore(repository)

@@ -36,11 +36,15 @@ _KEPT, _LEFT = b"index.", b"left."
 
 
 @contextmanager
-def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git]:
+def locked_workspace(repository: Repository, deadline: Deadline, *, reads: bool = False) -> Iterator[Git]:
     """Lock the workspace against other saves and recoveries, and clean up after one that was killed.
 
-    Yields a Git whose children hold the lock too. Raises TryAgain where another holds it when `deadline` has passed.
+    Yields a Git whose children hold the lock too. Who only `reads` needs no lock on a disk that is mounted read-only.
+    Raises TryAgain where another holds it when `deadline` has passed.
     """
+    if reads and os.statvfs(repository.git_dir).f_flag & os.ST_RDONLY:
+        yield repository.git
+        return
     files.make_directory(repository.own, top=repository.git_dir)
     name = text_to_json(os.fsdecode(repository.toplevel))
     with locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
