@@ -110,7 +110,7 @@ def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: b
     if is_unborn:
         return
     with usual_umask(repository, newest):
-        _check_out(with_filter_limit(open_repository(path)), there)
+        _check_out(with_filter_limit(open_repository(path)), there, save_id)
 
 
 def _is_new_branch(repository: Repository, branch: str | None) -> bool:
@@ -118,10 +118,12 @@ def _is_new_branch(repository: Repository, branch: str | None) -> bool:
     return branch is not None and branch.startswith("refs/heads/") and not refs.read_refs(repository, [branch])
 
 
-def _check_out(made: Repository, git: Git) -> None:
+def _check_out(made: Repository, git: Git, save_id: str) -> None:
     """Let git write all files of a worktree that was just made.
 
     A filter that fails, or hangs, ends that: then `recover` writes the files, and goes on without the filter.
+
+    Raises NeedsPerson where git ended because a partial clone lacks one of them: the worktree has no files then.
     """
 
     def progress() -> tuple[int, int]:
@@ -134,22 +136,34 @@ def _check_out(made: Repository, git: Git) -> None:
         return count, size
 
     from ..git.attributes import Conversions
+    from ..git.promised import LACKED
 
     process = git.start(*Conversions(made, {}).writing_filters_required(), "read-tree", "-m", "-u", "HEAD")
     if made.filter_limit is not None:
         limit_memory(process.pid)
     try:
-        process.communicate(idle=made.filter_limit, progress=progress)
+        _, said = process.communicate(idle=made.filter_limit, progress=progress)
     except OutOfTime:
         process.kill_all()
         process.wait()
         files.remove(os.path.join(made.git_dir, b"index.lock"))
-        # Of one file it may have written the beginning.
-        for entry in os.scandir(made.toplevel):
-            if entry.is_dir(follow_symlinks=False):
-                files.remove_tree(entry.path)
-            elif entry.name != b".git":
-                files.remove(entry.path)
+        _empty(made.toplevel)
+        return
+    if process.wait() and made.promisors() and LACKED in said:
+        _empty(made.toplevel)
+        top = quote(os.fsdecode(made.toplevel))
+        what = "this partial clone lacks files of the commit that the save stands on"
+        hint = f"git -C {top} reset -q --hard && gitstate -C {top} recover --save {save_id}"
+        raise NeedsPerson(f"{what}; the worktree {os.fsdecode(made.toplevel)} was made without files", hint=hint)
+
+
+def _empty(top: bytes) -> None:
+    """Remove what git has written into a worktree that was just made: of one file it may be the beginning."""
+    for entry in os.scandir(top):
+        if entry.is_dir(follow_symlinks=False):
+            files.remove_tree(entry.path)
+        elif entry.name != b".git":
+            files.remove(entry.path)
 
 
 def reattach(repository: Repository, known: Collection[Oid]) -> None:

@@ -13,6 +13,7 @@ from ..git.attributes import Conversions
 from ..git.command import try_in_halves
 from ..git.entries import IndexEntry, list_index
 from ..git.index import link_or_copy
+from ..git.promised import lacked_files
 from ..objects.tree import GITLINK, SYMLINK
 from ..system import files
 from ..system.child import OutOfTime
@@ -45,31 +46,25 @@ class Checkout:
         self._env = env
         self._conversions = Conversions(repository, {})
         self._failed: list[LeftOut] = []
-        #: The files that this clone lacks. They are among those that `write` returns.
-        self.promised: list[bytes] = []
 
     def write(self, paths: Sequence[bytes]) -> list[LeftOut]:
-        """Write them, those that are there excepted; returns the files that were written without their filter."""
+        """Write them, those that are there excepted; returns the files that were written without their filter, or that
+        this partial clone lacks.
+        """
         self._write_filtered(self._unwritten(paths))
-        for portion, done in try_in_halves(self._without_promised(self._unwritten(paths)), self._written):
+        for portion, done in try_in_halves(self._held(self._unwritten(paths)), self._written):
             if done is None:
                 self._write_bare(portion, "its filter failed")
         return self._failed
 
-    def _without_promised(self, paths: Sequence[bytes]) -> list[bytes]:
-        """The paths whose content is in this clone, if it is a partial one; the others are noted."""
-        if not paths or not self._repository.promisors():
+    def _held(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Those of the paths whose file is in this clone; the others are noted."""
+        repository = self._repository
+        if not paths or not repository.promisors():
             return list(paths)
-        from ..objects.promised import here
-
-        entries = {entry.path: entry.oid for entry in list_index(self._git, paths, env=self._env)}
-        found = here(self._git, {*entries.values()})
-        self.promised = [path for path in paths if path in entries and entries[path] not in found]
-        for path in self.promised:
-            back = f"git -C {quote(os.fsdecode(self._repository.toplevel))} checkout -- {quote(os.fsdecode(path))}"
-            why = f"only the remote of this partial clone has its content; to bring it, and then recover again: {back}"
-            self._failed.append(LeftOut(path, why, True))
-        lacked = {*self.promised}
+        entries = list_index(self._git, paths, env=self._env)
+        lacked = lacked_files(repository, {entry.path: entry.oid for entry in entries if entry.mode != GITLINK})
+        self._failed += [LeftOut(path, lacks(repository, path), True) for path in sorted(lacked)]
         return [path for path in paths if path not in lacked]
 
     def _written(self, paths: Sequence[bytes]) -> bool | None:
@@ -194,6 +189,12 @@ _CHECKOUT = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--std
 def _last_words(said: bytes) -> list[bytes]:
     """Why git ended by itself."""
     return [line for line in said.splitlines() if line.startswith(b"fatal: ")]
+
+
+def lacks(repository: Repository, path: bytes) -> str:
+    """The reason why a file that a partial clone lacks was not written."""
+    top, name = quote(os.fsdecode(repository.toplevel)), quote(os.fsdecode(path))
+    return f"this partial clone lacks it; to fetch it: git -C {top} checkout -- {name}"
 
 
 def _joined(paths: Iterable[bytes]) -> bytes:

@@ -6,7 +6,9 @@ them. Where the save has unstaged changes of a path it stays visible, or `git st
 
 from __future__ import annotations
 
-from ..git.entries import differing_paths, hidden_tags
+import os
+
+from ..git.entries import differing_paths, hidden_tags, list_index
 from ..git.hidden import shows_all
 from ..system.stdlib import TYPE_CHECKING
 
@@ -26,7 +28,8 @@ def flags_since(
 ) -> dict[str, set[bytes]]:
     """The paths that the index at `current` hides and the one at `target` has and shows, by option of `update-index`.
 
-    What a sparse checkout hides is not among them: that is its patterns' affair. Raises GitError.
+    What a sparse checkout hides is not among them: that is its patterns' affair. But what a partial clone lacks of it
+    can't be written, and stays hidden. Raises GitError.
     """
     if shows_all(current, len(repository.zero) // 2):
         return {}
@@ -37,12 +40,24 @@ def flags_since(
     for option, letters in _OPTIONS.items():
         has = {path for path, tag in then.items() if tag in letters}
         paths = {path for path, tag in now.items() if tag in letters} - has
-        if paths and not (is_sparse and option == "--skip-worktree"):
+        if is_sparse and option == "--skip-worktree":
+            paths = _lacked(repository, git, target, paths)
+        if paths:
             found[option] = paths
     if found:
         changed = {path for save in saves for path in _unstaged(repository, save)}
         found = {option: paths - changed for option, paths in found.items() if paths - changed}
     return found
+
+
+def _lacked(repository: Repository, git: Git, target: bytes, paths: set[bytes]) -> set[bytes]:
+    """Those of the paths whose file of the index at `target` is not in this partial clone."""
+    if not paths or not repository.promisors():
+        return set()
+    from ..git.promised import lacked_files
+
+    entries = list_index(git, sorted(paths), env={"GIT_INDEX_FILE": os.fsdecode(target)})
+    return lacked_files(repository, {entry.path: entry.oid for entry in entries})
 
 
 def _unstaged(repository: Repository, save: Save) -> list[bytes]:

@@ -9,8 +9,9 @@ from ..errors import GitError
 from ..format.manifest import REFUSED_NAME, LeftOut, Save
 from ..git.attributes import Conversions
 from ..git.command import split_nul
-from ..git.entries import list_tree_paths
+from ..git.entries import hidden_tags, list_tree_paths
 from ..git.permitted import without_filters
+from ..git.promised import lacked_files
 from ..git.scan import Differing, WorktreeScan
 from ..git.status import parse_listing
 from ..objects.tree import GITLINK, SYMLINK, Leaf, is_safe_path
@@ -19,7 +20,7 @@ from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace.files import MISSING, FileState
 from ..workspace.live_context import state_name
 from ..workspace.ownership import checkout_staging
-from .checkout import Checkout
+from .checkout import Checkout, lacks
 from .choices import Choice, Outcome, Target, make_writable
 from .files import FileRecovery, save_for_safety, usual_umask
 from .paths import SavedPaths, Workspace
@@ -125,6 +126,7 @@ class MissingFiles:
             gone = {path: leaf for path, leaf in gone.items() if path in present}
         elif self._may_have_been_gone(targets):
             gone = self._leave_gone(gone, present)
+        gone = self._leave_lacked(gone)
         if not only_cut_short:
             kept = [target.path for target in self._not_as_saved(edited)]
             self._outcome.kept += [path for path in kept if path not in self._outcome.kept]
@@ -185,6 +187,31 @@ class MissingFiles:
             why = f"{len(missing) - _NAMED} more files are gone, and the save does not tell since when"
             self._outcome.failed.append(LeftOut(b"", why, False))
         return left
+
+    def _leave_lacked(self, gone: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
+        """Name the files that this partial clone lacks; those of them that are left to write.
+
+        Those outside of a sparse checkout stay hidden: git fetches them once they belong to it.
+        """
+        repository = self._workspace.repository
+        lacked = lacked_files(repository, {path: leaf.oid for path, leaf in gone.items() if leaf.mode != GITLINK})
+        if not lacked:
+            return dict(gone)
+        tags = hidden_tags(self._workspace.git, os.path.join(repository.git_dir, b"index"))
+        hidden = {path for path in lacked if tags.get(path, "") in ("S", "s")}
+        missing = sorted(lacked - hidden)
+        failed = self._outcome.failed
+        failed += [LeftOut(path, lacks(repository, path), True) for path in missing[:_NAMED]]
+        top = quote(os.fsdecode(repository.toplevel))
+        if len(missing) > _NAMED:
+            back = f"git -C {top} checkout-index --all --quiet"
+            why = f"this partial clone lacks {len(missing) - _NAMED} more files; to fetch them: {back}"
+            failed.append(LeftOut(b"", why, True))
+        if hidden:
+            why = f"{len(hidden)} files outside of the sparse checkout stay out: this partial clone lacks them"
+            failed.append(LeftOut(b"", why, False))
+        self._outcome.stuck = self._outcome.stuck or bool(missing)
+        return {path: leaf for path, leaf in gone.items() if path not in lacked}
 
     def _is_as_staged(self, path: bytes) -> bool:
         """Whether a filter has filled in the file meanwhile, as git-annex does: with what was to be written."""
@@ -325,7 +352,6 @@ class MissingFiles:
         """Let git write tracked files below the staging directory."""
         checkout = Checkout(self._workspace.repository, self._workspace.git, self._staging)
         self._outcome.failed += checkout.write(paths)
-        self._outcome.stuck = self._outcome.stuck or bool(checkout.promised)
         self._name_unfiltered(paths)
 
     def _name_unfiltered(self, paths: Sequence[bytes]) -> None:
