@@ -5,10 +5,12 @@ A git that may fetch nothing ends where it needs such an object. Of a file that 
 
 from __future__ import annotations
 
+from ..errors import CorruptSave
 from ..system.stdlib import TYPE_CHECKING
+from .command import is_oid
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from .command import Oid
     from .repository import Repository
@@ -30,3 +32,22 @@ def lacked_files(repository: Repository, blobs: Mapping[bytes, Oid]) -> set[byte
         return set()
     here = held_here(repository, {*blobs.values()})
     return {path for path, oid in blobs.items() if oid not in here}
+
+
+def reached(
+    repository: Repository, names: Sequence[str], *options: str, hidden: Sequence[str] = ()
+) -> tuple[list[Oid], list[Oid]]:
+    """The objects that `names` reach and `hidden` don't: those that are here, and those that are missing.
+
+    Raises GitError, CorruptSave.
+    """
+    if not names:
+        return [], []
+    lines = "".join(f"{name}\n" for name in (*names, *(f"^{name}" for name in hidden))).encode("ascii")
+    argv = ("rev-list", "--objects", "--no-object-names", "--missing=print", *options, "--stdin")
+    listed = repository.git.run(*argv, input=lines).decode("ascii").split()
+    for name in listed:
+        if not is_oid(name.removeprefix("?")):
+            raise CorruptSave(f"git lists {name[:40]!r} as an object")
+    here = [name for name in listed if not name.startswith("?")]
+    return here, [name[1:] for name in listed if name.startswith("?")]

@@ -37,7 +37,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -
         fetch_whole(repository, remote, coming, (item.archive for item in (*held.saves, *held.pending)))
         # The marker is last: whoever sees it must find the save.
         for some in chunks(sorted(coming, key=lambda ref: ref.startswith(PENDING))):
-            fetch_refs(git, remote, [f"+{ref}:{_local(remote, ref)}" for ref in some])
+            fetch_refs(repository, remote, [f"+{ref}:{_local(remote, ref)}" for ref in some])
         stale = [item for item in gone if PENDING + item.workspace_id not in coming]
         stale += [item for item in held.recovered if theirs.get(PENDING + item.workspace_id) != item.archive]
         if stale:

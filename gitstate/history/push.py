@@ -28,7 +28,18 @@ from ..git import refs
 from ..git.command import Git, Oid, hooks_off, try_in_halves
 from ..git.repository import Repository, hooks_path
 from .guarded import held_back
-from .remote import Exchange, NotSent, chunks, exchange, named_remote, offered, reason_of, take_notes
+from .remote import (
+    LAZY,
+    Exchange,
+    NotSent,
+    chunks,
+    exchange,
+    lazy_options,
+    named_remote,
+    offered,
+    reason_of,
+    take_notes,
+)
 
 #: How often the notes are merged and pushed again, where other hosts push theirs at the same time.
 _TRIES = 40
@@ -71,7 +82,7 @@ def push(
     done = recovered_here(theirs, ours, fetched_saves(git, remote_name(remote)))
     notes = refs.read_refs(repository, [NOTES]).get(NOTES)
     if not dry_run:
-        sender = _Sender(git, remote, theirs)
+        sender = _Sender(git, remote, theirs, lazy_options(repository))
         sender.send(going)
         for ref in done:
             sender.run(f"--force-with-lease={ref}:{theirs[ref]}", refspecs=[f":{ref}"])
@@ -129,8 +140,10 @@ def _workspace_of(ref: str) -> str | None:
 class _Sender:
     """Pushes refs to one remote, in as few pushes as it takes."""
 
-    def __init__(self, git: Git, remote: str, theirs: Mapping[str, Oid]) -> None:
+    def __init__(self, git: Git, remote: str, theirs: Mapping[str, Oid], lazy: Sequence[str]) -> None:
+        """`theirs` are the refs of the remote; `lazy` options for a git that may fetch what a partial clone lacks."""
         self._git = git
+        self._lazy = lazy
         self._theirs = theirs
         self.remote = remote
         self._pushes = 0
@@ -179,10 +192,10 @@ class _Sender:
     def once(self, *options: str, refspecs: Sequence[str]) -> None:
         """One push. Raises GitError."""
         # The environment goes to the hook too, which is the user's program: it gets git as the user knows it.
-        env = {"GIT_LITERAL_PATHSPECS": "0", "GIT_OPTIONAL_LOCKS": "1"}
+        env = {"GIT_LITERAL_PATHSPECS": "0", "GIT_OPTIONAL_LOCKS": "1", **LAZY}
         # A remote that is a mirror takes no refspecs, and what is pushed here is named.
         mirror = () if "=" in self.remote else ("-c", f"remote.{self.remote}.mirror=false")
-        self._git.run(*mirror, "push", "--quiet", *options, "--", self.remote, *refspecs, env=env)
+        self._git.run(*mirror, *self._lazy, "push", "--quiet", *options, "--", self.remote, *refspecs, env=env)
 
 
 def is_busy(error: GitError) -> bool:

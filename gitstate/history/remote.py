@@ -13,7 +13,7 @@ from ..errors import GitError, GitstateError, UsageError
 from ..format.bounds import check_tree
 from ..format.names import NOTES, OWN, PENDING, SAVES, parse_ref, without_password, workspace_id
 from ..git import refs
-from ..git.command import Git, Oid, is_oid
+from ..git.command import Git, Oid, is_oid, switch_off
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.notes import NotesRef
@@ -139,11 +139,23 @@ def _rejected(line: str) -> str:
     return line.rpartition(" (")[2].removesuffix(")") if line.startswith("! [") and line.endswith(")") else line
 
 
-def fetch_refs(git: Git, remote: str, refspecs: Sequence[str]) -> None:
+#: What a remote sends may build on objects that a partial clone lacks, and what it is sent may hold them: git fetches
+#: them then.
+LAZY = {"GIT_NO_LAZY_FETCH": "0"}
+
+
+def lazy_options(repository: Repository) -> tuple[str, ...]:
+    """Options for a git that fetches what a partial clone lacks: else it would write a filter into the settings."""
+    names = (f"remote.{promisor}.partialclonefilter" for promisor in repository.promisors())
+    return tuple(switch_off(name) for name in names if name not in repository.config)
+
+
+def fetch_refs(repository: Repository, remote: str, refspecs: Sequence[str]) -> None:
     """Fetch these refspecs, and nothing else. Raises GitstateError."""
     try:
         # The filter of a partial clone would leave out what the refs name.
-        git.run(*FETCH, "--no-filter", "--", remote, *refspecs)
+        argv = (*lazy_options(repository), *FETCH, "--no-filter", "--", remote, *refspecs)
+        repository.git.run(*argv, env=LAZY)
     except GitError as error:
         raise unreachable(remote, error) from None
 
@@ -157,7 +169,7 @@ def take_notes(repository: Repository, git: Git, remote: str) -> None:
     if theirs is None:
         return
     # Without a ref of its own: gc leaves objects alone that are as young as these.
-    fetch_refs(git, remote, [NOTES])
+    fetch_refs(repository, remote, [NOTES])
     with ObjectReader(git) as reader:
         check_tree(reader, reader.tree_of(theirs, LARGE))
     current = refs.read_refs(repository, [NOTES]).get(NOTES)

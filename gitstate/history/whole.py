@@ -14,17 +14,17 @@ from ..format.archive import MAX_FETCHED_MANIFEST, read_save
 from ..format.bounds import read_fetched_stack
 from ..format.manifest import Save
 from ..format.names import CONVERSATIONS
-from ..git.command import Oid, switch_off
+from ..git.command import Oid
 from ..git.entries import diff_trees
+from ..git.promised import held_here, reached
 from ..git.repository import Repository
-from ..objects.promised import here, reached
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, Leaf, Tree
 from ..system.stdlib import suppress
-from .remote import FETCH, chunks, fetch_refs, unreachable
+from .remote import FETCH, LAZY, chunks, fetch_refs, lazy_options, unreachable
 
 _NO_FILES = "--filter=blob:none"
-#: Leaves out the commits that some remote has; they stand behind `--stdin`.
+#: Leaves out the commits that some remote has. It does not turn round what `--stdin` gives.
 _OWN_COMMITS = ("--not", "--remotes", "--tags")
 #: What is asked for may name something else that is missing: a tree its files, a save the one below it.
 _MOST_ROUNDS = 100
@@ -44,7 +44,7 @@ def fetch_whole(repository: Repository, remote: str, coming: Mapping[str, Oid], 
             # Git takes for granted that this remote has what is left out.
             _fetch(repository, remote, some)
         else:
-            fetch_refs(repository.git, remote, some)
+            fetch_refs(repository, remote, some)
     talks = {oid for ref, oid in coming.items() if ref.startswith(CONVERSATIONS)}
     archives = sorted({*coming.values(), *held} - talks)
     asked: set[Oid] = set()
@@ -68,12 +68,10 @@ def _ask(repository: Repository, promisors: Sequence[str], missing: Sequence[Oid
 
 def _fetch(repository: Repository, promisor: str, names: Sequence[str], *options: str) -> None:
     """Fetch without files that are not named, as git itself does it where it lacks an object."""
-    if f"remote.{promisor}.partialclonefilter" not in repository.config:
-        # Else git would write it into the configuration.
-        options = (*options, switch_off(f"remote.{promisor}.partialclonefilter"))
     lines = "".join(f"{name}\n" for name in names).encode("utf-8")
+    argv = (*options, *lazy_options(repository), *FETCH, _NO_FILES, "--stdin", "--", promisor)
     try:
-        repository.git.run(*options, *FETCH, _NO_FILES, "--stdin", "--", promisor, input=lines)
+        repository.git.run(*argv, input=lines, env=LAZY)
     except GitError as error:
         raise unreachable(promisor, error) from None
 
@@ -82,20 +80,22 @@ def _missing(repository: Repository, archives: Sequence[Oid], talks: Sequence[Oi
     """What is not here of what saves and conversations need, in steps: files are told when all trees are here."""
     with ObjectReader(repository.git) as reader:
         saves, told = _read(archives, reader)
-        missing = told - here(repository.git, told)
+        missing = told - held_here(repository, told)
         if missing:
             return missing
-        named = sorted({save.manifest.head for save in saves if save.manifest.head is not None})
-        bases = [oid for oid in named if _is_commit(oid, reader)]
+        bases = {save.manifest.head: _tree_of(save.manifest.head, reader) for save in saves}
+        trees = sorted({tree for tree in bases.values() if tree is not None})
+        hidden = sorted({commit for commit, tree in bases.items() if commit is not None and tree is not None})
         own = [*dict.fromkeys(save.archive for save in saves), *talks]
         # A server with bitmaps leaves out a file that is asked for together with a tree that has it.
-        missing = {*reached(repository, own, _NO_FILES, *_OWN_COMMITS, hidden=bases)[1]}
-        missing.update(reached(repository, [f"{commit}^{{tree}}" for commit in bases], _NO_FILES)[1])
+        missing = {*reached(repository, own, _NO_FILES, *_OWN_COMMITS, hidden=hidden)[1]}
+        here, lacked = reached(repository, trees, "--ignore-missing", _NO_FILES)
+        missing.update(lacked, set(trees).difference(here))
         if missing:
             return missing
-        missing.update(reached(repository, own, *_OWN_COMMITS, hidden=bases)[1])
+        missing.update(reached(repository, own, *_OWN_COMMITS, hidden=hidden)[1])
         changed = {oid for archive in archives for oid in _changed(repository, reader, archive)}
-    return missing | (changed - here(repository.git, changed))
+    return missing | (changed - held_here(repository, changed))
 
 
 def _read(archives: Iterable[Oid], reader: ObjectReader) -> tuple[list[Save], set[Oid]]:
@@ -115,11 +115,11 @@ def _read(archives: Iterable[Oid], reader: ObjectReader) -> tuple[list[Save], se
     return saves, told
 
 
-def _is_commit(oid: Oid, reader: ObjectReader) -> bool:
-    """Whether a save may stand on it: it came from another host, and git ends at what is none."""
+def _tree_of(commit: Oid | None, reader: ObjectReader) -> Oid | None:
+    """The tree of the commit that a save stands on; None where that is none: it came from another host."""
     with suppress(GitError):
-        return reader.commit(oid, LARGE) is not None
-    return False
+        return None if commit is None else reader.tree_of(commit)
+    return None
 
 
 def _own_files(archive: Oid, reader: ObjectReader) -> list[Oid]:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.states import STATES, make
 from tests.support.forgery import forged
 from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
 from tests.support.workspace import Workspace, run_git
 
 FILTERS = ["blob:none", "tree:0"]
@@ -95,6 +97,100 @@ def test_old_versions_that_a_save_needs_are_fetched(kind: str, origin: Path) -> 
     run = there.gitstate("recover", "--save", save_id)
     assert run.exit_status == 0, run
     assert (there.read("near/deep/c"), there.read("near/copy")) == (b"near/deep/c one\n", b"far/a three\n")
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_save_on_another_commit_than_the_clone_is_fetched(kind: str, origin: Path) -> None:
+    """Of that commit a clone without trees has nothing but itself."""
+    ws = whole(origin)
+    ws.git("checkout", "-q", "-b", "older", "HEAD~1")
+    ws.write("near/a", "work\n")
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(origin, "there", kind)
+    run = there.gitstate("fetch", "origin")
+    assert run.exit_status == 0 and "1 save fetched" in run.stderr, run
+    origin.rename(origin.parent / "away")
+    shown = there.gitstate("diff", save_id)
+    assert shown.exit_status == 0 and b"-near/a two" in shown.stdout, shown
+
+
+def test_what_the_remote_sends_may_build_on_what_the_clone_lacks(templates: Templates, tmp_path: Path) -> None:
+    """The tree of the commit that is merged comes as its difference from one that a clone without trees has not."""
+    ws = make(STATES["merge_of_a_commit_without_branch"], templates, tmp_path)
+    before = fingerprint(ws.path)
+    origin = tmp_path / "origin.git"
+    run_git(tmp_path, "clone", "-q", "--bare", f"file://{ws.path}", "origin.git")
+    run_git(origin, "config", "uploadpack.allowFilter", "true")
+    ws.git("remote", "add", "origin", str(origin))
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = whole(origin, "--filter=tree:0", name="there")
+    settings = (there.git_dir / "config").read_bytes()
+    run = there.gitstate("fetch", "origin")
+    assert run.exit_status == 0 and "1 save fetched" in run.stderr, run
+    assert (there.git_dir / "config").read_bytes() == settings
+    origin.rename(tmp_path / "away")
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(there.path)) == []
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_file_outside_of_the_sparse_checkout_stays_out(kind: str, origin: Path) -> None:
+    """The save is of a workspace with all files, and the clone lacks most of them."""
+    ws = whole(origin)
+    work(ws)
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(origin, "there", kind, sparse=True)
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0 and "2 files outside of the sparse checkout stay out" in run.stderr, run
+    assert there.read("near/a") == b"work\n" and not (there.path / "far").exists()
+    there.expect_exactly(" M near/a", "M  near/deep/c", "R  near/moved <- near/b", "?? near/new", " D top")
+    there.git("sparse-checkout", "disable")
+    assert there.read("far/deep/b") == b"far/deep/b three\n"
+    there.expect_exactly(" M near/a", "M  near/deep/c", "R  near/moved <- near/b", "?? near/new", " D top")
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_files_that_the_clone_lacks_are_named_and_never_written_empty(kind: str, origin: Path) -> None:
+    ws = whole(origin)
+    ws.write("near/a", "work\n")
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = whole(origin, f"--filter={kind}", "--no-checkout", name="there")
+    there.git("reset", "-q", "--no-refresh")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 4 and "this partial clone lacks it" in run.stderr, run
+    assert there.read("near/a") == b"work\n" and not (there.path / "far").exists()
+    there.git("checkout", "--", "far", "near/b", "near/deep", "top")
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0, run
+    there.expect_exactly(" M near/a")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", FILTERS)
+def test_new_worktree_of_a_partial_clone_has_all_files_or_none(kind: str, sparse: bool, origin: Path) -> None:
+    ws = whole(origin)
+    ws.git("checkout", "-q", "-b", "older", "HEAD~1")
+    ws.write("near/a", "work\n")
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(origin, "there", kind, sparse=sparse)
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    into = Workspace(origin.parent / "into", origin.parent)
+    run = there.gitstate("recover", "--into", str(into.path), "--save", save_id)
+    assert run.exit_status == 4 and "this partial clone lacks files" in run.stderr, run
+    assert [path.name for path in into.path.iterdir()] == [".git"]
+    into.git("reset", "-q", "--hard")
+    run = into.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0, run
+    into.expect_exactly(" M near/a")
+    assert (into.path / "far/a").exists() is not sparse
 
 
 @pytest.mark.parametrize("kind", FILTERS)
@@ -209,3 +305,23 @@ def _drop(ws: Workspace, oid: str) -> None:
         pack.with_suffix(".idx").unlink()
         ws.git("unpack-objects", "-q", stdin=moved.read_bytes())
     (ws.git_dir / "objects" / oid[:2] / oid[2:]).unlink()
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_save_is_pushed_to_a_remote_that_has_nothing_of_it(kind: str, origin: Path) -> None:
+    """That remote needs the whole history, of which the clone has a part."""
+    ws = clone(origin, "here", kind)
+    run_git(origin.parent, "init", "-q", "--bare", "backup.git")
+    ws.git("remote", "add", "backup", f"file://{origin.parent / 'backup.git'}")
+    work(ws)
+    save_id = ws.save("--json").json["save_id"]
+    settings = (ws.git_dir / "config").read_bytes()
+    run = ws.gitstate("push", "backup")
+    assert run.exit_status == 0 and "1 save sent" in run.stderr, run
+    assert (ws.git_dir / "config").read_bytes() == settings
+    run_git(origin.parent / "backup.git", "fsck")
+    there = whole(origin, name="there")
+    there.git("remote", "add", "backup", f"file://{origin.parent / 'backup.git'}")
+    assert there.gitstate("fetch", "backup").exit_status == 0
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0 and there.read("near/a") == b"work\n", run
