@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from ..errors import GitError
 from ..system.child import OutOfTime
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .command import Git, Oid, object_id
-from .repository import Repository
+from .repository import Repository, is_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,8 +36,7 @@ class Conversions:
 
         Where `core.autocrlf` converts, a path without attributes maps to an empty dict, unless `-text` is set on it.
         """
-        command = ("check-attr", "-z", "--stdin", *(("--cached",) if cached else ()), *_CONVERTING)
-        out = self._repository.git.run(*command, input=b"".join(p + b"\0" for p in paths), env=self._env)
+        out = self._check(paths, *(("--cached",) if cached else ()))
         found: dict[bytes, dict[bytes, bytes]] = {}
         off: set[bytes] = set()
         for path, name, value in _threes(out.split(b"\0")):
@@ -49,6 +49,36 @@ class Conversions:
                 if path not in off:
                     found.setdefault(path, {})
         return found
+
+    def _check(self, paths: list[bytes], *options: str) -> bytes:
+        """What git says of the converting attributes of the paths. Raises GitError."""
+        command = ("check-attr", "-z", "--stdin", *options, *_CONVERTING)
+        lines = b"".join(path + b"\0" for path in paths)
+        try:
+            return self._repository.git.run(*command, input=lines, env=self._env)
+        except GitError as error:
+            from .promised import LACKED
+
+            if LACKED not in error.stderr:
+                raise
+        # Git ends where a partial clone lacks a .gitattributes file that a sparse checkout leaves out: it fetches that,
+        # or all files in a directory of a sparse index.
+        from ..system.files import temporary_directory
+
+        with temporary_directory("gitstate-attributes-") as directory:
+            held = Conversions(self._repository, {"GIT_INDEX_FILE": os.path.join(directory, "index")})
+            held.write_index(self._attributes_here())
+            return self._repository.git.run(*command, input=lines, env=held._env)
+
+    def _attributes_here(self) -> list[IndexEntry]:
+        """The .gitattributes files of the index that this partial clone has, but for those in a sparse directory."""
+        from .entries import list_index
+        from .promised import lacked_files
+
+        listed = list_index(self._repository.git, sparse=True, env=self._env)
+        found = {entry.path: entry for entry in listed if is_attributes(entry.path) and entry.stage == 0}
+        lacked = lacked_files(self._repository, {path: entry.oid for path, entry in found.items()})
+        return [entry for path, entry in found.items() if path not in lacked]
 
     def checkout_oids(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
         """For each path and its blob: the oid of the bytes that a checkout would write, hashed without filters.

@@ -325,3 +325,37 @@ def test_save_is_pushed_to_a_remote_that_has_nothing_of_it(kind: str, origin: Pa
     assert there.gitstate("fetch", "backup").exit_status == 0
     run = there.gitstate("recover", "--save", save_id)
     assert run.exit_status == 0 and there.read("near/a") == b"work\n", run
+
+
+@pytest.fixture
+def attributes(origin: Path) -> Path:
+    """The same repository, with attributes in a directory that a sparse checkout leaves out."""
+    source = Workspace(origin.parent / "source", origin.parent)
+    source.write("far/.gitattributes", "*.txt text\n")
+    source.commit("attributes")
+    source.git("push", "-q", str(origin), "main")
+    return origin
+
+
+@pytest.mark.parametrize("patterns", [("--cone", "--sparse-index"), ("--cone",), ("--no-cone",)])
+@pytest.mark.parametrize("kind", FILTERS)
+def test_save_needs_no_attributes_that_the_clone_lacks(kind: str, patterns: tuple[str, ...], attributes: Path) -> None:
+    origin = attributes
+    ws = clone(origin, "here", kind, sparse=True)
+    ws.git("sparse-checkout", "set", *patterns, "near")
+    ws.write("near/a", "work\n")
+    ws.write("far/new.txt", "new\r\n")
+    before = fingerprint(ws.path)
+    origin.rename(origin.parent / "away")
+    save_id = ws.save("--json").json["save_id"]
+    assert ws.gitstate("verify").exit_status == 0
+    (origin.parent / "away").rename(origin)
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 0 and "1 save sent" in run.stderr, run
+    there = clone(origin, "there", kind, sparse=True)
+    there.git("sparse-checkout", "set", *patterns, "near")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    origin.rename(origin.parent / "away")
+    run = there.gitstate("recover", "--save", save_id)
+    assert run.exit_status == 0, run
+    assert before.files == fingerprint(there.path).files
