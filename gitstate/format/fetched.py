@@ -97,11 +97,12 @@ def _sorted_out(listed: Iterable[tuple[str, Oid]]) -> Fetched:
 def fetched_markers(repository: Repository, archive: Oid) -> list[str]:
     """The refs that `mark_recovered` would move."""
     mine = [item for item in pending_fetched(repository) if item.archive == archive]
-    return [ref for item in mine for ref in (item.ref, _mark(item))]
+    return [ref for item in mine for ref in (item.ref, recovered_mark(item.remote, item.workspace_id))]
 
 
-def _mark(item: FetchedRef) -> str:
-    return f"{FETCHED}{item.remote}/recovered/{item.workspace_id}"
+def recovered_mark(remote: str, workspace: str) -> str:
+    """The ref that says what of a workspace was pending on a remote, and was recovered or dismissed here."""
+    return f"{FETCHED}{remote}/recovered/{workspace}"
 
 
 def mark_recovered(repository: Repository, git: Git, archive: Oid) -> None:
@@ -111,7 +112,7 @@ def mark_recovered(repository: Repository, git: Git, archive: Oid) -> None:
     updates = []
     for item in found.pending:
         if item.archive == archive:
-            mark = _mark(item)
+            mark = recovered_mark(item.remote, item.workspace_id)
             # First what says that it was recovered: a kill in between leaves both, and the next recovery does nothing.
             updates += [RefUpdate(mark, archive, done.get(mark)), RefUpdate(item.ref, None, archive)]
     if updates:

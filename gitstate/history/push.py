@@ -84,8 +84,9 @@ def push(
     if not dry_run:
         sender = _Sender(git, remote, theirs, lazy_options(repository))
         sender.send(going)
-        for ref in done:
-            sender.run(f"--force-with-lease={ref}:{theirs[ref]}", refspecs=[f":{ref}"])
+        stays = sender.remove(done)
+        done = [ref for ref in done if ref not in stays]
+        not_sent += [NotSent(ref, f"{_STAYS}: {reason}", False) for ref, reason in stays.items()]
         not_sent += [NotSent(ref, reason, False) for ref, reason in sender.refused.items()]
         going = {ref: oid for ref, oid in going.items() if ref not in sender.refused}
         if notes is not None and (reason := _push_notes(repository, sender)) is not None:
@@ -98,6 +99,7 @@ def push(
 
 
 _INSIDE = "the repositories inside the workspace are not sent with its save: push their branches to their own remotes"
+_STAYS = "it is still pending there, although it was recovered here"
 _IN_THE_WAY = "another save is pending there under the name of this workspace: gitstate fetch, then gitstate recover"
 
 
@@ -162,6 +164,15 @@ class _Sender:
                 for refs_tried, went in try_in_halves(portion, self._push):
                     if went is None:
                         self.refused.setdefault(refs_tried[0], self._reason)
+
+    def remove(self, markers: Sequence[str]) -> dict[str, str]:
+        """Remove markers from the remote, if no other host has done so meanwhile; returns why one is still there."""
+        stays = {}
+        for ref in markers:
+            reason = self.run(f"--force-with-lease={ref}:{self._theirs[ref]}", refspecs=[f":{ref}"])
+            if reason is not None and offered(self._git, self.remote).get(ref) == self._theirs[ref]:
+                stays[ref] = reason
+        return stays
 
     def _push(self, some: Sequence[str]) -> bool | None:
         """Whether all of these refs went; None where one did not."""

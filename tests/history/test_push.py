@@ -72,6 +72,22 @@ def test_save_that_the_remote_refuses_blocks_no_other(ws: Workspace, tmp_path: P
     assert [item["held_back"] for item in run.json["not_sent"]] == [False]
 
 
+def test_push_says_that_a_recovered_save_stays_pending_on_the_remote(ws: Workspace, tmp_path: Path) -> None:
+    ws.write("work.txt")
+    ws.save()
+    ws.gitstate("push", "origin")
+    ws.recover()
+    hook = tmp_path / "origin.git" / "hooks" / "update"
+    hook.write_text("#!/bin/sh\ncase $3 in 000*) echo no deletions here >&2; exit 1;; esac\n")
+    hook.chmod(0o755)
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 1 and "no deletions here" in run.stderr and "no longer pending" not in run.stderr, run
+    assert [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
+    hook.unlink()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 0 and "no longer pending on origin" in run.stderr, run
+
+
 def test_words_of_the_remote_are_shown_escaped(ws: Workspace, tmp_path: Path) -> None:
     hook = tmp_path / "origin.git" / "hooks" / "pre-receive"
     hook.parent.mkdir(exist_ok=True)

@@ -55,6 +55,24 @@ def test_save_recovered_elsewhere_is_not_pending_again(ws: Workspace) -> None:
     assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
 
 
+def test_save_that_was_recovered_is_not_pending_by_another_name_of_its_remote(ws: Workspace) -> None:
+    dirty(ws)
+    ws.save()
+    ws.gitstate("push", "origin")
+    there = clone(ws)
+    there.git("remote", "add", "other", there.out("remote", "get-url", "origin"))
+    for name in ("origin", "other"):
+        there.git("config", "--add", "gitstate.trust", name)
+    there.gitstate("fetch", "origin")
+    assert there.recover().exit_status == 0
+    there.git("reset", "-q", "--hard")
+    there.git("clean", "-fdxq")
+    assert there.gitstate("fetch", "other", "--json").json["waiting"] == []
+    assert there.recover().exit_status == 0 and there.status() == set()
+    assert len(there.gitstate("push", "other", "--json").json["recovered"]) == 1
+    assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
+
+
 def test_fetch_keeps_the_marker_of_a_local_workspace(ws: Workspace) -> None:
     dirty(ws)
     ws.save()
