@@ -63,7 +63,8 @@ def push(
     """
     remote = named_remote(repository, named, "push")
     git = with_hooks(repository)
-    theirs = offered(repository.git, remote)
+    place = _pushed_to(repository.git, remote)
+    theirs = offered(repository.git, place)
     ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)
     talks = refs.list_refs(git, CONVERSATIONS) if with_conversation else {}
     mine = {ref: oid for ref, oid in ours.items() if _workspace_of(ref) == workspace_id(repository)}
@@ -82,7 +83,7 @@ def push(
     done = recovered_here(theirs, ours, fetched_saves(git, remote_name(remote)))
     notes = refs.read_refs(repository, [NOTES]).get(NOTES)
     if not dry_run:
-        sender = _Sender(git, remote, theirs, lazy_options(repository))
+        sender = _Sender(git, remote, place, theirs, lazy_options(repository))
         sender.send(going)
         stays = sender.remove(done)
         done = [ref for ref in done if ref not in stays]
@@ -101,6 +102,13 @@ def push(
 _INSIDE = "the repositories inside the workspace are not sent with its save: push their branches to their own remotes"
 _STAYS = "it is still pending there, although it was recovered here"
 _IN_THE_WAY = "another save is pending there under the name of this workspace: gitstate fetch, then gitstate recover"
+
+
+def _pushed_to(git: Git, remote: str) -> str:
+    """Where a push to a remote goes: its URL where that is not the one to fetch from (`remote.<name>.pushurl`)."""
+    urls = [git.run("remote", "get-url", *option, "--", remote, ok_codes=(0, 2)) for option in ((), ("--push",))]
+    fetched, pushed = (os.fsdecode(out).strip() for out in urls)
+    return remote if fetched == pushed else pushed
 
 
 def _is_strange(oid: Oid | None, ours: Mapping[str, Oid]) -> bool:
@@ -142,12 +150,14 @@ def _workspace_of(ref: str) -> str | None:
 class _Sender:
     """Pushes refs to one remote, in as few pushes as it takes."""
 
-    def __init__(self, git: Git, remote: str, theirs: Mapping[str, Oid], lazy: Sequence[str]) -> None:
-        """`theirs` are the refs of the remote; `lazy` options for a git that may fetch what a partial clone lacks."""
+    def __init__(self, git: Git, remote: str, place: str, theirs: Mapping[str, Oid], lazy: Sequence[str]) -> None:
+        """`theirs` are the refs of the remote, at `place`; `lazy` options for a git that may fetch what is not here."""
         self._git = git
         self._lazy = lazy
         self._theirs = theirs
-        self.remote = remote
+        self._remote = remote
+        #: Where a push goes, to be read from.
+        self.place = place
         self._pushes = 0
         self._reason = ""
         #: The refs that did not go, with the reason.
@@ -170,7 +180,7 @@ class _Sender:
         stays = {}
         for ref in markers:
             reason = self.run(f"--force-with-lease={ref}:{self._theirs[ref]}", refspecs=[f":{ref}"])
-            if reason is not None and offered(self._git, self.remote).get(ref) == self._theirs[ref]:
+            if reason is not None and offered(self._git, self.place).get(ref) == self._theirs[ref]:
                 stays[ref] = reason
         return stays
 
@@ -205,8 +215,8 @@ class _Sender:
         # The environment goes to the hook too, which is the user's program: it gets git as the user knows it.
         env = {"GIT_LITERAL_PATHSPECS": "0", "GIT_OPTIONAL_LOCKS": "1", **LAZY}
         # A remote that is a mirror takes no refspecs, and what is pushed here is named.
-        mirror = () if "=" in self.remote else ("-c", f"remote.{self.remote}.mirror=false")
-        self._git.run(*mirror, *self._lazy, "push", "--quiet", *options, "--", self.remote, *refspecs, env=env)
+        mirror = () if "=" in self._remote else ("-c", f"remote.{self._remote}.mirror=false")
+        self._git.run(*mirror, *self._lazy, "push", "--quiet", *options, "--", self._remote, *refspecs, env=env)
 
 
 def is_busy(error: GitError) -> bool:
@@ -225,7 +235,7 @@ def _push_notes(repository: Repository, sender: _Sender) -> str | None:
     reason = "others kept changing the notes of the remote"
     for attempt in range(_TRIES):
         try:
-            take_notes(repository, repository.git, sender.remote)
+            take_notes(repository, repository.git, sender.place)
             sender.once(refspecs=[f"{NOTES}:{NOTES}"])
             return None
         except GitError as error:

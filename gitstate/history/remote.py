@@ -47,7 +47,7 @@ class NotSent(NamedTuple):
         """What it is called for a person."""
         name = parse_ref(self.ref)
         if name is None:
-            return "the notes"
+            return "the notes" if self.ref == NOTES else "what is inside"
         kind = "the pending save" if name.kind == "pending" else f"the {name.kind}"
         return f"{kind} {name.save_id or ''}".strip()
 

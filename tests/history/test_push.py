@@ -72,6 +72,26 @@ def test_save_that_the_remote_refuses_blocks_no_other(ws: Workspace, tmp_path: P
     assert [item["held_back"] for item in run.json["not_sent"]] == [False]
 
 
+@pytest.mark.parametrize("setting", ["remote.origin.pushurl", "url.{pushed}.pushInsteadOf"])
+def test_push_goes_by_what_is_where_it_goes(setting: str, ws: Workspace, tmp_path: Path) -> None:
+    """It is another repository than that from which saves are fetched."""
+    read, pushed = tmp_path / "read.git", tmp_path / "origin.git"
+    run_git(tmp_path, "clone", "-q", "--bare", str(pushed), str(read))
+    ws.git("remote", "set-url", "origin", str(read))
+    name = setting.format(pushed=pushed)
+    ws.git("config", name, str(read if "insteadof" in name.lower() else pushed))
+    for content in ("one", "two"):
+        ws.write("work.txt", content)
+        ws.save()
+        run = ws.gitstate("push", "origin", "--json")
+        assert (run.exit_status, len(run.json["saves"]), len(run.json["waiting"])) == (0, 1, 1), run
+    assert ws.refs("refs/gitstate/pending/").items() <= remote_refs(ws).items()
+    ws.recover()
+    assert len(ws.gitstate("push", "origin", "--json").json["recovered"]) == 1
+    assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
+    assert b"gitstate" not in run_git(read, "for-each-ref")
+
+
 def test_push_says_that_a_recovered_save_stays_pending_on_the_remote(ws: Workspace, tmp_path: Path) -> None:
     ws.write("work.txt")
     ws.save()
