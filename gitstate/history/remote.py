@@ -115,7 +115,9 @@ def offered(git: Git, remote: str) -> dict[str, Oid]:
 
 
 def unreachable(remote: str, error: GitError) -> GitstateError:
-    """The error where git could not talk to a remote, with git's own words."""
+    """The error where git could not talk to a remote, with git's own words; where a lock here was in its way, that."""
+    if b"Unable to create '" in error.stderr:
+        return error
     name = without_password(remote)
     return GitstateError(f"{name}: {reason_of(error)}; nothing was lost", hint=f"git ls-remote {name}")
 

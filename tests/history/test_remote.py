@@ -73,6 +73,21 @@ def test_save_that_was_recovered_is_not_pending_by_another_name_of_its_remote(ws
     assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
 
 
+def test_fetch_names_the_lock_that_a_killed_git_left(ws: Workspace) -> None:
+    ws.write("work.txt")
+    save_id = ws.save("--json").json["save_id"]
+    ws.gitstate("push", "origin")
+    there = clone(ws)
+    (ref,) = (ref for ref in remote_refs(ws) if ref.endswith(save_id))
+    lock = there.git_dir / f"{ref.replace('refs/gitstate', 'refs/gitstate/fetched/origin')}.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    run = there.gitstate("fetch", "origin")
+    assert run.exit_status == 1 and f"once no git runs here: rm '{lock}'" in run.stderr, run
+    lock.unlink()
+    assert there.gitstate("fetch", "origin").exit_status == 0
+
+
 def test_fetch_keeps_the_marker_of_a_local_workspace(ws: Workspace) -> None:
     dirty(ws)
     ws.save()
