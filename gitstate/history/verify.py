@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import CorruptSave, GitError, GitstateError, words_of
@@ -134,19 +134,32 @@ def _damaged_marker(repository: Repository) -> str | None:
 def _needed(repository: Repository, stack: Iterable[Save]) -> list[Oid]:
     """Every object that the saves need: all that their archives reach, down to the tree of the commit below them.
 
-    What a partial clone lacks of that tree is on its remote. That its files come back is seen in the scratch place.
+    What a partial clone lacks of that tree, and of the older commits that a save keeps alive (as ORIG_HEAD), is on its
+    remote. That the files come back is seen in the scratch place.
     """
     found: dict[Oid, None] = {}
     is_partial = bool(repository.promisors())
     for save in stack:
         base = [] if save.manifest.head is None else [save.manifest.head]
         here, lacked = reached(repository, [save.archive], hidden=base)
-        found.update(dict.fromkeys((*here, *lacked)))
+        is_promised = is_partial and bool(lacked) and _is_promised(repository, save.archive, base)
+        found.update(dict.fromkeys(here if is_promised else (*here, *lacked)))
         if base:
             # The commit hides what its tree holds too: that is needed as a whole.
             here, lacked = reached(repository, base, "--no-walk")
             found.update(dict.fromkeys(here if is_partial else (*here, *lacked)))
     return list(found)
+
+
+def _is_promised(repository: Repository, archive: Oid, base: Sequence[Oid]) -> bool:
+    """Whether a promisor remote has all that a partial clone lacks of what an archive reaches."""
+    lines = "".join(f"{name}\n" for name in (archive, *(f"^{commit}" for commit in base))).encode("ascii")
+    try:
+        # Git ends at a missing object that nothing from such a remote refers to.
+        repository.git.run("rev-list", "--objects", "--exclude-promisor-objects", "--quiet", "--stdin", input=lines)
+    except GitError:
+        return False
+    return True
 
 
 def _bad_objects(repository: Repository, needed: Iterable[Oid]) -> Iterator[str]:

@@ -284,6 +284,22 @@ def test_save_is_verified_although_the_clone_lacks_other_files(kind: str, sparse
     assert run.exit_status == 0 and b"proven" in run.stdout, run
 
 
+@pytest.mark.parametrize("kind", FILTERS)
+def test_save_that_keeps_other_commits_is_verified(kind: str, origin: Path) -> None:
+    """The commit that HEAD was on before a reset has parents whose files the clone never had."""
+    ws = clone(origin, "here", kind)
+    ws.git("commit", "-q", "--allow-empty", "-m", "four")
+    ws.git("reset", "-q", "HEAD~3")
+    before = fingerprint(ws.path)
+    ws.save()
+    origin.rename(origin.parent / "away")
+    run = ws.gitstate("verify")
+    assert run.exit_status == 0 and b"proven" in run.stdout, run
+    ws.git("reset", "-q", "--hard")
+    assert ws.recover().exit_status == 0
+    assert before.diff(fingerprint(ws.path)) == []
+
+
 def test_verify_names_what_a_save_lost(origin: Path) -> None:
     ws = clone(origin, "here", "blob:none", sparse=True)
     ws.write("near/a", "work\n" * 3)
