@@ -181,6 +181,10 @@ class Recovery:
             from ..restore.nested import absent_submodules
 
             outcome.failed += absent_submodules(workspace, saved, outcome.links)
+        if newest.manifest.operation_files and newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.gitdir import missing_branch
+
+            outcome.failed += missing_branch(workspace, newest)
         if newest.manifest.worktree_settings and newest.manifest.workspace_id != workspace_id(self.repository):
             from ..restore.gitdir import missing_settings
 

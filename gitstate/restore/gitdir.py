@@ -6,10 +6,10 @@ import os
 
 from ..errors import GitError
 from ..format.manifest import LeftOut, Save
-from ..format.names import NOTES
+from ..format.names import NOTES, branch_name
 from ..git.command import is_oid
 from ..git.gitdir import is_operation_file, is_operation_ref
-from ..git.refs import refs_are_files
+from ..git.refs import read_refs, refs_are_files
 from ..git.repository import parse_bool
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
@@ -119,6 +119,25 @@ def missing_settings(workspace: Workspace, save: Save) -> list[LeftOut]:
     where, name = quote(os.fsdecode(repository.toplevel)), quote(names[0])
     command = f"git -C {where} config --worktree {name} VALUE"
     return [LeftOut(b"", f"settings of the removed worktree that a save does not keep: {shown}; {command}", False)]
+
+
+def missing_branch(workspace: Workspace, save: Save) -> list[LeftOut]:
+    """The branch that an unfinished rebase would move at its end, where this repository has none of that name."""
+    tree = save.files.get(b"operation")
+    names = [(b"%s/head-name" % state, b"%s/orig-head" % state) for state in (b"rebase-merge", b"rebase-apply")]
+    leaves = workspace.trees.lookup(tree[1] if tree else None, [name for pair in names for name in pair])
+    for pair in names:
+        if not leaves.keys() >= {*pair}:
+            continue
+        contents = workspace.reader.contents([leaves[name].oid for name in pair], LARGE)
+        branch, tip = (b"" if content is None else content[1].strip() for content in contents)
+        name, oid = os.fsdecode(branch), tip.decode("ascii", "replace")
+        if not name.startswith("refs/heads/") or not is_oid(oid) or read_refs(workspace.repository, [name]):
+            continue
+        top = quote(os.fsdecode(workspace.repository.toplevel))
+        command = f"git -C {top} branch {quote(branch_name(name))} {oid}"
+        return [LeftOut(b"", f"git can't end the rebase: the branch that it moves is not here; {command}", False)]
+    return []
 
 
 LOST = "the staged version is lost: a power cut left its object empty; stage the file again (git add)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import time
 from pathlib import Path
 
@@ -71,6 +73,28 @@ def test_save_that_was_recovered_is_not_pending_by_another_name_of_its_remote(ws
     assert there.recover().exit_status == 0 and there.status() == set()
     assert len(there.gitstate("push", "other", "--json").json["recovered"]) == 1
     assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
+
+
+def test_rebase_is_ended_on_another_host(ws: Workspace) -> None:
+    """The branch that is being rebased is on no remote, and git moves it at the end."""
+    ws.git("checkout", "-q", "-b", "topic", "HEAD~1")
+    ws.append("docs/guide.md")
+    ws.commit("topic")
+    ws.git("rebase", "-q", "-i", "agent/work", env={"GIT_SEQUENCE_EDITOR": "sed -i 1ibreak"})
+    ws.expect_operation("rebase-merge")
+    save_id = ws.save("--json").json["save_id"]
+    ws.gitstate("push", "origin")
+    there = clone(ws)
+    there.git("checkout", "-q", "--detach")
+    there.gitstate("fetch", "origin")
+    run = there.gitstate("recover", "--trust", "--save", save_id, "--json")
+    assert run.exit_status == 0, run
+    (reason,) = (item["reason"] for item in run.json["workspaces"][0]["left_out"])
+    command = reason.rpartition("; ")[2]
+    subprocess.run(shlex.split(command), check=True)
+    there.git("rebase", "--continue")
+    assert there.out("log", "-1", "--format=%s", "topic") == "topic"
+    assert there.out("symbolic-ref", "HEAD") == "refs/heads/topic"
 
 
 def test_fetch_names_the_lock_that_a_killed_git_left(ws: Workspace) -> None:
