@@ -9,7 +9,7 @@ from ..system.child import OutOfTime
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .command import Git, Oid, object_id
-from .repository import Repository, is_attributes
+from .repository import LACKED, Repository, is_attributes, lacked_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,8 +57,6 @@ class Conversions:
         try:
             return self._repository.git.run(*command, input=lines, env=self._env)
         except GitError as error:
-            from .promised import LACKED
-
             if LACKED not in error.stderr:
                 raise
         # Git ends where a partial clone lacks a .gitattributes file that a sparse checkout leaves out: it fetches that,
@@ -73,7 +71,6 @@ class Conversions:
     def _attributes_here(self) -> list[IndexEntry]:
         """The .gitattributes files of the index that this partial clone has, but for those in a sparse directory."""
         from .entries import list_index
-        from .promised import lacked_files
 
         listed = list_index(self._repository.git, sparse=True, env=self._env)
         found = {entry.path: entry for entry in listed if is_attributes(entry.path) and entry.stage == 0}

@@ -1,7 +1,4 @@
-"""What a partial clone lacks: its promisor remotes have it, and no git of ours fetches it by itself.
-
-A git that may fetch nothing ends where it needs such an object. Of a file that it was writing an empty one is left.
-"""
+"""What is reached from commits and trees, and which part of it a partial clone lacks."""
 
 from __future__ import annotations
 
@@ -10,28 +7,10 @@ from ..system.stdlib import TYPE_CHECKING
 from .command import is_oid
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Sequence
 
     from .command import Oid
     from .repository import Repository
-
-#: What git says where it ends so.
-LACKED = b"from promisor remote"
-
-
-def held_here(repository: Repository, oids: Collection[Oid]) -> set[Oid]:
-    """Those of the objects that are in this clone. Raises GitError."""
-    argv = ("rev-list", "--objects", "--no-object-names", "--no-walk", "--ignore-missing", "--missing=allow-any")
-    lines = "".join(f"{oid}\n" for oid in oids).encode("ascii")
-    return {*repository.git.run(*argv, "--stdin", input=lines).decode("ascii").split()} if oids else set()
-
-
-def lacked_files(repository: Repository, blobs: Mapping[bytes, Oid]) -> set[bytes]:
-    """Those of these paths whose blob a partial clone lacks; none of a whole clone. Raises GitError."""
-    if not blobs or not repository.promisors():
-        return set()
-    here = held_here(repository, {*blobs.values()})
-    return {path for path, oid in blobs.items() if oid not in here}
 
 
 def reached(

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 
 from ..system.files import open_at_once
-from ..system.stdlib import Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid, switch_off
 from .gitdir import NO_HEAD, read_head_file
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 #: Git may keep so many bytes of what a filter prints.
 _MOST_PRINTED = 128 << 20
 #: What git says where a filter prints more.
 OVER_LIMIT = "over limit"
+#: What git says where it ends because a partial clone lacks an object. A file that it was writing is left empty.
+LACKED = b"from promisor remote"
 
 
 class Repository(Record):
@@ -92,6 +97,21 @@ class Repository(Record):
         """Whether a setting of git's own is true; `default` where it is not set."""
         value = self.setting(name)
         return default if value is None else bool(parse_bool(value))
+
+
+def held_here(repository: Repository, oids: Collection[Oid]) -> set[Oid]:
+    """Those of the objects that are in this clone; no remote is asked for the others. Raises GitError."""
+    argv = ("rev-list", "--objects", "--no-object-names", "--no-walk", "--ignore-missing", "--missing=allow-any")
+    lines = "".join(f"{oid}\n" for oid in oids).encode("ascii")
+    return {*repository.git.run(*argv, "--stdin", input=lines).decode("ascii").split()} if oids else set()
+
+
+def lacked_files(repository: Repository, blobs: Mapping[bytes, Oid]) -> set[bytes]:
+    """Those of these paths whose blob a partial clone lacks; none of a whole clone. Raises GitError."""
+    if not blobs or not repository.promisors():
+        return set()
+    here = held_here(repository, {*blobs.values()})
+    return {path for path, oid in blobs.items() if oid not in here}
 
 
 #: What git multiplies a number by that has this suffix (`git help config`, the type int).

@@ -16,8 +16,8 @@ from ..format.manifest import Save
 from ..format.names import CONVERSATIONS
 from ..git.command import Oid
 from ..git.entries import diff_trees
-from ..git.promised import held_here, reached
-from ..git.repository import Repository
+from ..git.promised import reached
+from ..git.repository import Repository, held_here
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, Leaf, Tree
 from ..system.stdlib import suppress

@@ -19,7 +19,7 @@ from ..git.index import is_own_lock
 from ..git.opening import open_repository
 from ..git.permitted import MULTI_PACK_INDEX, has_damaged_pack_index
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, head_of, read_head
+from ..git.repository import LACKED, Repository, head_of, read_head
 from ..objects.reader import ObjectReader, commit_head
 from ..restore.files import usual_umask
 from ..system import files
@@ -136,7 +136,6 @@ def _check_out(made: Repository, git: Git, save_id: str) -> None:
         return count, size
 
     from ..git.attributes import Conversions
-    from ..git.promised import LACKED
 
     process = git.start(*Conversions(made, {}).writing_filters_required(), "read-tree", "-m", "-u", "HEAD")
     if made.filter_limit is not None:

@@ -13,7 +13,7 @@ from ..git.attributes import Conversions
 from ..git.command import try_in_halves
 from ..git.entries import IndexEntry, list_index
 from ..git.index import link_or_copy
-from ..git.promised import lacked_files
+from ..git.repository import lacked_files
 from ..objects.tree import GITLINK, SYMLINK
 from ..system import files
 from ..system.child import OutOfTime

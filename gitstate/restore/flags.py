@@ -10,6 +10,7 @@ import os
 
 from ..git.entries import differing_paths, hidden_tags, list_index
 from ..git.hidden import shows_all
+from ..git.repository import lacked_files
 from ..system.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def _lacked(repository: Repository, git: Git, target: bytes, paths: set[bytes]) 
     """Those of the paths whose file of the index at `target` is not in this partial clone."""
     if not paths or not repository.promisors():
         return set()
-    from ..git.promised import lacked_files
-
     entries = list_index(git, sorted(paths), env={"GIT_INDEX_FILE": os.fsdecode(target)})
     return lacked_files(repository, {entry.path: entry.oid for entry in entries})
 

@@ -11,7 +11,7 @@ from ..git.attributes import Conversions
 from ..git.command import split_nul
 from ..git.entries import hidden_tags, list_tree_paths
 from ..git.permitted import without_filters
-from ..git.promised import lacked_files
+from ..git.repository import lacked_files
 from ..git.scan import Differing, WorktreeScan
 from ..git.status import parse_listing
 from ..objects.tree import GITLINK, SYMLINK, Leaf, is_safe_path
