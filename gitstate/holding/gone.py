@@ -53,6 +53,8 @@ def save_gone(last: Last, destroyed: Destroyed, request: SaveRequest) -> str | N
             clean.head_ref, clean.head = last.head_ref, _head(repository, last)
             scene = Scene(clean, last.context, (), found)
             request = request._replace(end=Deadline(request.deadline))
+            if request.growth is not None:
+                request.growth.is_last = True
             built = destroyed.when_gone().build(builder, request, scene)
             kept = refs.list_refs(repository.git, save_ref(last.own, ""))
             # An earlier attempt may have taken it.

@@ -258,16 +258,19 @@ class HeldFiles:
         self._epoch += 1
         return list(layers), self._epoch - 1
 
-    def release(self, epoch: int, kept: Collection[bytes] = ()) -> None:
-        """Close what a checkpoint has that began at `epoch`, but for the paths `kept`, which it does not have."""
+    def release(self, epoch: int, kept: Collection[bytes] = (), missed: Collection[bytes] = ()) -> None:
+        """Close what a checkpoint has that began at `epoch`.
+
+        It has what is at each path, but for the paths `kept`, and what was given, but for the paths `missed`.
+        """
         for path in list(self._versions):
             versions = self._versions[path]
-            if path in kept:
-                continue
             there = _identity(self._top + path)
             for version in list(versions):
                 # What has gone since, without having been given, is for the next one.
-                if version.epoch <= epoch and (version.is_given or version.identity == there):
+                is_there = version.identity == there
+                has_it = path not in kept if is_there else version.is_given and path not in missed
+                if version.epoch <= epoch and has_it:
                     versions.remove(version)
                     self._close(version)
             if not versions:

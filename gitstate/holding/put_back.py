@@ -237,8 +237,11 @@ class _Before:
                 return None
             size = info.st_size
             if growth is not None and size > growth.FREE:
-                if size > growth.left:
+                if size > growth.left and growth.is_last:
                     self._skip(path, f"{size} bytes: more than a checkpoint takes now")
+                    return None
+                if size > growth.left:
+                    growth.missed.add(path)
                     return None
                 growth.left -= size
             if size > LARGE:

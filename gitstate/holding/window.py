@@ -220,10 +220,12 @@ class Window:
         """What was destroyed before the last look and is in no checkpoint: `beside` of a save."""
         return Destroyed(self._look.layers, self._last)
 
-    def release(self, kept: Collection[bytes]) -> None:
-        """A save or checkpoint has what was destroyed before the last look, but for the paths `kept`."""
+    def release(self, kept: Collection[bytes], missed: Collection[bytes]) -> None:
+        """A save or checkpoint has what was there at the last look, but for the paths `kept`, and what was destroyed
+        before it, but for the paths `missed`.
+        """
         if self._held is not None and self._look.epoch >= 0:
-            self._held.release(self._look.epoch, kept)
+            self._held.release(self._look.epoch, kept, missed)
             self._look = _Look()
 
     def watch(

@@ -15,7 +15,7 @@ from ..git.repository import Repository
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
-from ..snapshot.record import Growth, HeldFile, Snapshot
+from ..snapshot.record import Growth, Snapshot
 from ..system import forkpool
 from ..system.clock import Deadline, now
 from ..system.stdlib import TYPE_CHECKING
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
     from ..format.context import Context
     from ..holding.put_back import Destroyed
 
-#: No large file, nor all of them together, makes the object store grow faster than this, in bytes a second.
-_GROWTH = 64 << 10
-#: But for so many bytes, which a run may need at once.
-_BURST = 256 << 20
-#: Nor do they take more than this part of a core.
+#: Checkpoints take no more than this part of a core.
 _SHARE = 0.05
 #: The caller looks again after so many seconds at the latest.
 _GATHER = 0.2
@@ -114,46 +110,6 @@ class ForkedSave:
         self._child.end(kill=True)
 
 
-class Budget:
-    """What the checkpoints of one run may add to the object store: each large file by itself, and all together."""
-
-    def __init__(self) -> None:
-        self._credit = float(_BURST)
-        self._credited = time.monotonic()
-        #: Path → when a file may be taken again.
-        self._again: dict[bytes, float] = {}
-        #: Path → bytes, of the files whose last change is in no checkpoint.
-        self.refused: dict[bytes, int] = {}
-        self._held: dict[bytes, HeldFile] = {}
-
-    def due(self) -> frozenset[bytes]:
-        """Files that were refused and may be taken now."""
-        at = time.monotonic()
-        return frozenset(path for path in self.refused if self._again.get(path, 0.0) <= at)
-
-    def growth(self, archive: Oid | None) -> Growth:
-        """What the next checkpoint may add; `archive` is that of the last one."""
-        at = time.monotonic()
-        self._credit = min(_BURST, self._credit + (at - self._credited) * _GROWTH)
-        self._credited = at
-        waiting = {path for path, when in self._again.items() if when > at}
-        left = max([self._credit, *(self.refused[path] for path in self.due())])
-        return Growth(int(left), waiting, self._held, archive)
-
-    def spend(self, growth: Growth) -> None:
-        """A checkpoint was taken."""
-        at = time.monotonic()
-        for path, file in growth.taken.items():
-            size = file.identity[0]
-            self._credit = max(0.0, self._credit - size)
-            self._again[path] = at + size / _GROWTH
-            self.refused.pop(path, None)
-        self._held.update(growth.taken)
-        for path, size in growth.refused.items():
-            self.refused[path] = size
-            self._again.setdefault(path, at + max(0.0, size - self._credit) / _GROWTH)
-
-
 class Checkpoints:
     """Takes checkpoints of one workspace, at least `interval` seconds apart. `start` begins to watch its files.
 
@@ -172,6 +128,7 @@ class Checkpoints:
     ) -> None:
         # The front of a run has no use for it.
         from ..holding.window import Window
+        from .budget import Budget
 
         self._repository = repository
         self._take = take
@@ -238,10 +195,10 @@ class Checkpoints:
         if time.monotonic() >= self._next:
             self.begin()
 
-    def begin(self, deadline: float | None = None) -> None:
+    def begin(self, deadline: float | None = None, *, is_last: bool = False) -> None:
         """Begin a checkpoint, if anything may have changed and none is under way.
 
-        `deadline` is that of the save, in seconds. What it costs decides when the next one is due.
+        `deadline` is that of the save, in seconds. What it costs decides when the next one is due, unless `is_last`.
         """
         if self.running is not None or self._window.is_starting:
             self.hasten()
@@ -252,13 +209,15 @@ class Checkpoints:
         self._begun_ns = time.time_ns()
         self._window.note_workspace()
         self._next = begun + self._interval
-        known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
+        due = self._budget.due()
+        known, unwatched = self._changed(due), _unwatched_files(self._repository)
         beside = self._window.destroyed()
         if known is not None and not known.touched and unwatched == self._unwatched and not beside:
             return
         self._seen = unwatched
         self._given = len(beside)
-        growth = self._budget.growth(self._archive)
+        growth = self._budget.growth(self._archive, due)
+        growth.is_last = is_last
         request = SaveRequest(
             kind="checkpoint",
             known=known,
@@ -305,7 +264,7 @@ class Checkpoints:
             return
         self._unwatched = self._seen
         if growth is not None:
-            self._budget.spend(growth)
+            self._budget.spend(growth, result, result.taken)
         from ..objects.fold import fold_packs
 
         self._packs = fold_packs(self._repository, self._packs)
@@ -316,7 +275,7 @@ class Checkpoints:
         self._window.note_workspace()
         self._known = Baseline(result.taken, result.archive, frozenset())
         self._touched.clear()
-        self.saved(result)
+        self.saved(result, growth)
         if whole:
             # A search for garbage would look at every tracked path, and no cycle leads through them.
             gc.freeze()
@@ -327,7 +286,7 @@ class Checkpoints:
         self.break_off()
         self._window.end_start()
         left = deadline.left()
-        self.begin(left if left < float("inf") else None)
+        self.begin(left if left < float("inf") else None, is_last=True)
         while self.running is not None and not deadline.passed():
             if select.select([self.running], [], [], min(_LOOK_AGAIN, deadline.left()))[0]:
                 self.collect()
@@ -371,9 +330,10 @@ class Checkpoints:
         self._changed(frozenset())
         return self._window.destroyed()
 
-    def saved(self, result: SaveResult) -> None:
-        """A save has what was destroyed: it is held no longer."""
-        self._window.release({item.path for item in result.left_out if item.lost} | self._budget.refused.keys())
+    def saved(self, result: SaveResult, growth: Growth | None = None) -> None:
+        """A save has what was destroyed: it is held no longer. A checkpoint has it but for what `growth` says."""
+        lost = {item.path for item in result.left_out if item.lost}
+        self._window.release(lost | self._budget.refused.keys(), set() if growth is None else growth.missed)
 
     def _changed(self, more: frozenset[bytes]) -> Baseline | None:
         """As `known`; of the files that were refused only `more` count as changed."""

@@ -61,6 +61,9 @@ class Growth:
         self.taken: dict[bytes, HeldFile] = {}
         #: Path → bytes, of the files that were refused.
         self.refused: dict[bytes, int] = {}
+        #: The destroyed files that it has no room for: they wait for one that has. Those of the last one are skipped.
+        self.missed: set[bytes] = set()
+        self.is_last = False
         self._spent: dict[bytes, int] = {}
 
     def refusal(self, path: bytes, size: int) -> str:

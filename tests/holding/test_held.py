@@ -105,6 +105,31 @@ def test_path_that_the_checkpoint_lacks_stays_held(top: Path) -> None:
     assert told(files.take()[0]) == [{"a": "one"}]
 
 
+def test_destroyed_version_is_let_go_though_the_checkpoint_lacks_the_path(top: Path) -> None:
+    """The checkpoint has what was given to it; only of what is there now it may have been refused."""
+    files = files_of(top)
+    write(files, top, "a", "one")
+    write(files, top, "a", "two")
+    layers, epoch = files.take()
+    assert told(layers) == [{"a": "one"}]
+    files.release(epoch, {b"a"})
+    assert files.take()[0] == []
+    remove(files, top, "a")
+    layers, epoch = files.take()
+    assert told(layers) == [{"a": "two"}]
+    files.release(epoch, {b"a"})
+    assert files.take()[0] == [] and files.count == 0
+
+
+def test_destroyed_version_that_the_checkpoint_has_no_room_for_stays_held(top: Path) -> None:
+    files = files_of(top)
+    write(files, top, "a", "one")
+    remove(files, top, "a")
+    _, epoch = files.take()
+    files.release(epoch, missed={b"a"})
+    assert told(files.take()[0]) == [{"a": "one"}]
+
+
 def test_replaced_file_is_given_as_it_last_was(top: Path) -> None:
     files = files_of(top)
     write(files, top, "a", "one")

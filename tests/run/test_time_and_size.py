@@ -88,6 +88,20 @@ def holds(ws: Workspace, text: str) -> bool:
     return text_in(ws, checkpoint(ws), "a.txt") == text
 
 
+def kept(ws: Workspace) -> list[str]:
+    """The checkpoints that are kept as saves are."""
+    return ws.out("for-each-ref", "--format=%(objectname)", "refs/gitstate/saves").split()
+
+
+def held(keeper: int) -> list[str]:
+    """What the descriptors of a keeper lead to."""
+    found = []
+    for link in Path(f"/proc/{keeper}/fd").iterdir():
+        with suppress(OSError):
+            found.append(os.readlink(link))
+    return found
+
+
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -154,6 +168,27 @@ def test_checkpoints_go_on_beside_large_files(ws: Workspace) -> None:
     started.send(signal.SIGTERM)
     assert started.status() == 143
     check_recovered(ws, before)
+
+
+def test_removed_file_that_was_refused_is_kept_once_and_let_go(ws: Workspace) -> None:
+    """An agent makes and removes large files for weeks: nothing is left of one in the keeper, nor taken again."""
+    started = start(ws, MEGABYTES.format(40))
+    agent_pid(ws)
+    keeper = keeper_pid(ws)
+    wait_until(lambda: "large.bin" in names_in(ws, checkpoint(ws)) if checkpoint(ws) else False, "a checkpoint")
+    ws.write("large.bin", os.urandom(40 << 20))
+    last = ws.out("hash-object", "large.bin")
+    wait_until(lambda: "large.bin" in skipped(ws, checkpoint(ws)), "it is refused")
+    ws.path.joinpath("large.bin").unlink()
+    wait_until(lambda: not any("large.bin" in path for path in held(keeper)), "it is held no more")
+    saves = kept(ws)
+    assert any("large.bin" in names_in(ws, one) and ws.out("rev-parse", f"{one}^1:large.bin") == last for one in saves)
+    for text in ("one\n", "two\n", "three\n"):
+        ws.write("a.txt", text)
+        wait_until(partial(holds, ws, text), f"a checkpoint with {text}")
+    assert kept(ws) == saves
+    started.send(signal.SIGTERM)
+    assert started.status() == 143
 
 
 def test_keeper_listens_while_a_checkpoint_hangs(ws: Workspace) -> None:
