@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 LOST = object()
 
 
-#: The children that this process waits for no more, and that have not ended.
+#: The children that this process waits for no more, and whose end it has not seen.
 _going_on: list[int] = []
 
 
 def is_any_held() -> bool:
     """Whether a disk holds a child that goes on, or did not end: a call of the file system would hold this process."""
     return any(map(is_held_by_disk, _going_on))
+
+
+def _reap() -> None:
+    """Reap those that have ended since: a run of weeks would leave them all, and the user may have so many."""
+    _going_on[:] = [pid for pid in _going_on if not _has_ended(pid)]
+
+
+def _has_ended(pid: int) -> bool:
+    with suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    return True
 
 
 #: A child that was killed, or is about to end, is looked at so often, after so many seconds each, at first sooner.
@@ -44,6 +55,7 @@ class Child:
         parent = os.getpid()
         # Else both would load it, and each while the other waits.
         pickler()
+        _reap()
         try:
             self.pid = os.fork()
         except OSError:
@@ -94,7 +106,7 @@ class Child:
         return comes(self.pipe, self.pid, seconds, patience)
 
     def end(self, *, kill: bool) -> None:
-        """Close the pipe, with `kill` kill the child and all that it started, and reap it if it has ended.
+        """Close the pipe, with `kill` kill the child and all that it started, and reap it: if late, with the next.
 
         A signal may end the first call anywhere: the second one must not fail.
         """
@@ -106,17 +118,14 @@ class Child:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
         for number in range(_LOOKS):
-            with suppress(ChildProcessError):
-                if os.waitpid(self.pid, os.WNOHANG) != (0, 0):
-                    return
-                if number % 20 == 19 and is_held_by_disk(self.pid):
-                    # It may be stuck in the kernel for ever.
-                    _going_on.append(self.pid)
-                    return
-                # As a rule it has just sent its last word, and takes less than a millisecond to end.
-                time.sleep(min(_PAUSE, _FIRST_PAUSE * 2**number))
-                continue
-            return
+            if _has_ended(self.pid):
+                return
+            if number % 20 == 19 and is_held_by_disk(self.pid):
+                # It may be stuck in the kernel for ever.
+                break
+            # As a rule it has just sent its last word, and takes less than a millisecond to end.
+            time.sleep(min(_PAUSE, _FIRST_PAUSE * 2**number))
+        _going_on.append(self.pid)
 
     def leave(self) -> None:
         """Let the child go on by itself once this process has ended: `was_left` tells it."""

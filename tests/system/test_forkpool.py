@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,30 @@ def test_large_value_is_gathered_in_place() -> None:
         assert child._got is gathered and (found or more)
     child.end(kill=False)
     assert found == [value]
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_child_that_ends_late_is_reaped_by_the_next_one(is_held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, or a disk that did not answer for a while: a run of weeks would leave them all."""
+    monkeypatch.setattr(forkpool, "_LOOKS", 40)
+    monkeypatch.setattr(forkpool, "is_held_by_disk", lambda pid: is_held)
+    reading, writing = os.pipe()
+
+    def work(send: Callable[[Any], None]) -> None:
+        os.close(writing)
+        os.read(reading, 1)
+
+    late = [forkpool.Child(work) for _ in range(3)]
+    for child in late:
+        child.end(kill=False)
+    os.close(writing)
+    for child in late:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    forkpool.Child(lambda send: None).end(kill=False)
+    for child in late:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child.pid, os.WNOHANG)
+    os.close(reading)
 
 
 def test_system_without_processes_takes_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
