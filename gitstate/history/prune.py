@@ -1,10 +1,11 @@
 """`prune`: which old saves are removed.
 
 A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there; kept
-checkpoints are counted apart, so that they push out no save. Pending saves, the saves that they are stacked on, saves
+checkpoints are counted apart, so that they push out no save. Those of all worktrees that are gone are counted together:
+an agent makes and removes some for months. Pending saves, the saves that they are stacked on, saves
 that were never recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
 The history of checkpoints is thinned out as they are made; here those go that are older than `gitstate.keepDays`, and
-all of them without `gitstate.history`.
+all of them without `gitstate.history`. Of worktrees that are gone the latest checkpoints go too, but for as many.
 A conversation is removed if it is older than `gitstate.keepDays`, and neither that of the live context nor of a save
 that is kept for its own sake. What is held of repositories inside a workspace goes with its save. A fetched save goes
 if it is older than `gitstate.keepDays`: see `outdated`. Git's own gc removes the objects later. No pack is unlinked
@@ -23,15 +24,18 @@ from ..format.archive import HeldSave, SavesAhead, held_saves, history_saves, pe
 from ..format.fetched import FetchedRef, fetched_saves
 from ..format.manifest import Save
 from ..format.names import (
+    CHECKPOINTS,
     CONVERSATIONS,
     DISMISSED,
     HISTORY,
     INSIDE,
     LATEST,
     NOTES,
+    PENDING,
     age_key,
     conversation_ref,
     dismissed_ref,
+    newest_first,
     save_time_ns,
     workspace_id,
 )
@@ -46,6 +50,7 @@ from ..system.clock import Deadline
 from ..system.stdlib import quote
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import locked_workspace
+from ..workspace.peek import worktree_ids
 from ..workspace.settings import boolean, number
 
 
@@ -66,6 +71,8 @@ class PruneResult(NamedTuple):
     kept: int
     history: tuple[Held, ...] = ()
     """The checkpoints of the history that went too, because of their age."""
+    gone: tuple[Held, ...] = ()
+    """The latest checkpoints of worktrees that are gone, which went too."""
 
 
 def prune(
@@ -84,20 +91,22 @@ def prune(
     """
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
-    rule = Rule(int(saves), time.time() - days * 86_400, boolean(repository, "history"), everything)
+    there = frozenset(worktree_ids(repository.common_dir, listed=True)) if everything else None
+    rule = Rule(int(saves), time.time() - days * 86_400, boolean(repository, "history"), there)
     if dry_run:
         # It waits for nobody: a save may be at work, and takes as long as it takes.
         with ObjectReader(repository.git) as reader:
             gone, _, left = _what_goes(repository, rule, names, reader, dry_run=True)
-            return PruneResult((*gone.saves, *gone.fetched), left, gone.history)
+            return PruneResult((*gone.saves, *gone.fetched), left, gone.history, gone.latest)
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         gone, dismissed, left = _what_goes(repository, rule, names, reader, dry_run=False)
         if gone.saves or gone.history:
             _remove(repository, git, [*gone.saves, *gone.history], dismissed)
-        for others in filter(None, (gone.conversations, gone.fetched, _inside_without_save(repository, rule))):
+        inside = _inside_without_save(repository, rule)
+        for others in filter(None, (gone.conversations, gone.fetched, gone.latest, inside)):
             updates = [RefUpdate(item.ref, None, item.archive) for item in others]
             refs.move_refs(repository, git, updates, "prune")
-        return PruneResult((*gone.saves, *gone.fetched), left, gone.history)
+        return PruneResult((*gone.saves, *gone.fetched), left, gone.history, gone.latest)
 
 
 def _what_goes(
@@ -124,8 +133,17 @@ class Rule(NamedTuple):
     before: float
     """Only what is older goes; in seconds since the epoch."""
     has_history: bool
-    everything: bool
-    """In every workspace of the repository."""
+    there: frozenset[str] | None = None
+    """The ids of the worktrees that exist, where every workspace of the repository is pruned."""
+
+    @property
+    def everything(self) -> bool:
+        """In every workspace of the repository."""
+        return self.there is not None
+
+    def counted_as(self, workspace_id: str) -> str:
+        """With which workspace the saves of one are counted: the empty text stands for all that are gone."""
+        return workspace_id if self.there is None or workspace_id in self.there else ""
 
 
 class Gone(NamedTuple):
@@ -135,6 +153,7 @@ class Gone(NamedTuple):
     fetched: Sequence[Held]
     history: tuple[Held, ...] = ()
     conversations: Sequence[Held] = ()
+    latest: tuple[Held, ...] = ()
 
 
 def _old(
@@ -155,17 +174,19 @@ def _old(
         past = {item.ref for item in mine if item.ref in past and _is_older(item.save_id, rule.before)}
     conversations = [] if dry_run else _old_conversations(repository, rule)
     fetched = _old_fetched(repository, rule.before)
+    latest = tuple(_latest_of_gone(repository, rule, {*pending}))
     if not (past or conversations or _may_go(saves, rule)):
-        return Gone((), fetched)
+        return Gone((), fetched, latest=latest)
     held = _held(items, reader)
     needed = needed_saves(held, pending, reader)
     spared = {item.save.context.session_id for item in held if item.save and item.archive in needed}
     names = {item.ref for item in saves}
     return Gone(
-        going_saves([item for item in held if item.ref in names], needed, rule.keep, rule.before),
+        going_saves([item for item in held if item.ref in names], needed, rule),
         fetched,
         tuple(item for item in held if item.ref in past),
         [item for item in conversations if item.save_id not in spared],
+        latest,
     )
 
 
@@ -173,7 +194,7 @@ def _may_go(saves: Sequence[HeldSave], rule: Rule) -> bool:
     """Whether the rule lets one of the saves go, as far as their names tell."""
     by_workspace: dict[str, list[str]] = {}
     for item in saves:
-        by_workspace.setdefault(item.workspace_id, []).append(item.save_id)
+        by_workspace.setdefault(rule.counted_as(item.workspace_id), []).append(item.save_id)
     for ids in by_workspace.values():
         if len(ids) > rule.keep:
             # They sort by time, but for those that gitstate did not make.
@@ -183,17 +204,18 @@ def _may_go(saves: Sequence[HeldSave], rule: Rule) -> bool:
     return False
 
 
-def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float) -> list[Held]:
-    """The saves that are not needed, not among the newest `keep` of their workspace, and older than `before`.
+def going_saves(held: Sequence[Held], needed: set[Oid], rule: Rule) -> list[Held]:
+    """The saves that are old and not needed, nor among the newest of those that are counted together.
 
-    `before` is in seconds since the epoch. The id of a save tells its time.
+    The id of a save tells its time.
     """
     seen: dict[tuple[str, bool], int] = {}
     going = []
-    for item in sorted(held, key=lambda item: age_key(item.save_id), reverse=True):
-        kind = item.workspace_id, item.save is not None and item.save.manifest.kind == "checkpoint"
+    for item in newest_first(held, lambda item: (item.workspace_id, item.save_id)):
+        is_checkpoint = item.save is not None and item.save.manifest.kind == "checkpoint"
+        kind = rule.counted_as(item.workspace_id), is_checkpoint
         seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] > keep and item.archive not in needed and _is_older(item.save_id, before):
+        if seen[kind] > rule.keep and item.archive not in needed and _is_older(item.save_id, rule.before):
             going.append(item)
     return going
 
@@ -362,6 +384,26 @@ def _old_conversations(repository: Repository, rule: Rule) -> list[Held]:
         if session_id != live and ended.isdigit() and int(ended) < rule.before:
             found.append(Held(ref, tip, session_id, own, None))
     return found
+
+
+def _latest_of_gone(repository: Repository, rule: Rule, pending: set[Oid]) -> list[Held]:
+    """The latest checkpoints of worktrees that are gone and old: not the newest of them, nor beside a pending save."""
+    if rule.there is None:
+        return []
+    about = "%(objectname) %(committerdate:unix) %(refname) %(trailers:key=Gitstate-Save,valueonly,separator=)"
+    out = repository.git.run("for-each-ref", "--sort=-committerdate", f"--format={about}", CHECKPOINTS)
+    waiting = {ref.removeprefix(PENDING) for ref in refs.list_refs(repository.git, PENDING)}
+    found = []
+    for line in out.decode("utf-8", "replace").splitlines():
+        tip, made, ref, save_id = line.split(" ", 3)
+        workspace = ref.removeprefix(CHECKPOINTS)
+        if workspace not in rule.there:
+            found.append((int(made or 0), Held(ref, tip, save_id, workspace, None)))
+    return [
+        item
+        for made, item in found[rule.keep :]
+        if made < rule.before and item.workspace_id not in waiting and item.archive not in pending
+    ]
 
 
 def _inside_without_save(repository: Repository, rule: Rule) -> list[Held]:

@@ -310,8 +310,11 @@ def _is_plain_config(config: bytes) -> bool:
     return True
 
 
-def worktree_ids(common: bytes) -> set[str]:
-    """The workspace ids of the worktrees of a repository that exist, from its files."""
+def worktree_ids(common: bytes, *, listed: bool = False) -> set[str]:
+    """The workspace ids of the worktrees of a repository that exist, from its files.
+
+    `listed`: those too that git lists, and whose directory is missing: it may be on a disk that is not mounted.
+    """
     main = given_workspace_id(common)
     ids = set() if main is None else {main}
     if os.path.basename(common) == b".git":
@@ -320,6 +323,8 @@ def worktree_ids(common: bytes) -> set[str]:
         for name in os.listdir(os.path.join(common, b"worktrees")):
             admin = os.path.join(common, b"worktrees", name)
             dot_git = gitdir.path_named_in(os.path.join(admin, b"gitdir"), b"", admin)
+            given = given_workspace_id(admin) if listed else None
+            ids |= set() if given is None else {given}
             if dot_git is not None and os.path.lexists(dot_git):
                 ids.add(workspace_id_of(admin, os.path.realpath(os.path.dirname(dot_git))))
     except OSError:

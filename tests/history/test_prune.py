@@ -108,6 +108,59 @@ def test_prune_drops_saves_of_other_workspaces_only_with_all(templates: Template
     assert len(prune(ws, "--keep", "1", "--days", "0", "--all")) == 1
 
 
+def worktree_that_goes(ws: Workspace, name: str, *, pending: bool = False) -> None:
+    """Saves, checkpoints and removes a worktree, as an agent does that makes one for each of its tasks."""
+    assert ws.main is not None
+    path = ws.main.parent / name
+    run_git(ws.main, "worktree", "add", "-q", "-b", name, str(path))
+    one = Workspace(path, ws.outside, main=ws.main)
+    saved_and_recovered(one, 1)
+    one.write("work.txt", "more\n")
+    assert one.gitstate("checkpoint").exit_status == 0
+    if pending:
+        one.save()
+    run_git(ws.main, "worktree", "remove", "--force", "--force", str(path))
+
+
+def test_worktrees_that_are_gone_leave_no_more_than_one_workspace(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    saved_and_recovered(ws, 1)
+    for number in range(3):
+        worktree_that_goes(ws, f"agent-{number}")
+    here = {ref for ref in ws.refs("refs/gitstate/checkpoints/") if "agent-" not in ref}
+    assert len(ws.refs("refs/gitstate/checkpoints/")) == len(here) + 3 and len(saves(ws)) == 4
+    dry = ws.gitstate("prune", "--json", "--all", "--keep", "1", "--days", "0", "--dry-run").json
+    assert len(dry["pruned"]) == 2 and len(dry["history"]) == 2
+    assert prune(ws, "--keep", "1", "--days", "0") == []
+    assert prune(ws, "--all", "--keep", "1", "--days", "30") == []
+    assert set(prune(ws, "--all", "--keep", "1", "--days", "0")) == set(dry["pruned"])
+    left = [ref for ref in ws.refs("refs/gitstate/saves/", "refs/gitstate/checkpoints/") if "agent-" in ref]
+    assert len(left) == 2 and all("agent-2" in ref for ref in left)
+    assert here < ws.refs("refs/gitstate/").keys()
+
+
+def test_checkpoint_of_a_gone_worktree_stays_beside_its_pending_save(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    worktree_that_goes(ws, "agent-1", pending=True)
+    before = ws.refs("refs/gitstate/checkpoints/")
+    assert before and ws.refs("refs/gitstate/pending/")
+    ws.gitstate("prune", "--all", "--keep", "0", "--days", "0")
+    assert ws.refs("refs/gitstate/checkpoints/") == before and ws.refs("refs/gitstate/pending/")
+
+
+def test_worktree_on_a_disk_that_is_not_mounted_is_not_gone(templates: Templates, tmp_path: Path) -> None:
+    """Git lists it as long as nobody prunes it."""
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    ws.write("work.txt", "more\n")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    before = ws.refs("refs/gitstate/checkpoints/")
+    assert before and ws.main is not None
+    ws.path.rename(ws.path.parent / "elsewhere")
+    ws.cli_path = ws.main
+    ws.gitstate("prune", "--all", "--keep", "0", "--days", "0")
+    assert run_git(ws.main, "for-each-ref", "refs/gitstate/checkpoints").split()[0].decode() in before.values()
+
+
 def test_prune_drops_a_named_save_and_rejects_an_unknown_one(ws: Workspace) -> None:
     made = saved_and_recovered(ws, 2)
     assert prune(ws, made[1]) == [made[1]]

@@ -177,10 +177,12 @@ def prune(call: Call, names: tuple[str, ...], dry_run: bool, **given: Any) -> in
     ids = list(dict.fromkeys(resolve_save(repository, name) for name in names))
     result = prune.prune(repository, names=ids, dry_run=dry_run, **given)
     pruned = [item.save_id for item in result.pruned]
+    history = [item.save_id for item in (*result.history, *result.gone)]
     if call.as_json:
-        call.emit(pruned=pruned, kept=result.kept, dry_run=dry_run, history=[item.save_id for item in result.history])
+        call.emit(pruned=pruned, kept=result.kept, dry_run=dry_run, history=history)
     verb = "would be removed" if dry_run else "removed"
     more = [f"{len(result.history)} checkpoints of the history {verb}"] if result.history else []
+    more += [f"{len(result.gone)} checkpoints of worktrees that are gone {verb}"] if result.gone else []
     say(*(f"{verb}: {save_id}" for save_id in pruned), *more, f"{len(pruned)} {verb}, {result.kept} kept")
     return EXIT_DONE
 
