@@ -33,7 +33,7 @@ from .memory import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from ..agents.base import HookEvent
 
@@ -116,14 +116,12 @@ def has_work(repository: Repository) -> bool:
         return nobody_waits
 
 
-def work(repository: Repository, handle_queue: Callable[[Repository], Mapping[str, str]]) -> None:
-    """Handle the events in the queue, and take the checkpoints that they want, until nothing is left to do.
-
-    `handle_queue` returns what the last event tells of the context.
-    """
+def work(repository: Repository, handle_queue: Callable[[Repository], None]) -> None:
+    """Handle the events in the queue, and take the checkpoints that they want, until nothing is left to do."""
     before: list[tuple[bytes, int]] | None = None
     while True:
-        settle(repository, handle_queue(repository))
+        handle_queue(repository)
+        settle(repository)
         left = queued(repository)
         # What is still there can't be removed: a disk that is full, or read-only.
         if not left or left == before or not os.path.isdir(repository.own):
@@ -131,8 +129,8 @@ def work(repository: Repository, handle_queue: Callable[[Repository], Mapping[st
         before = left
 
 
-def settle(repository: Repository, values: Mapping[str, str]) -> None:
-    """Take the checkpoint that the events want, now or when the interval is over; `values` are for its context."""
+def settle(repository: Repository) -> None:
+    """Take the checkpoint that the events want, now or when the interval is over."""
     memory = read_memory(repository)
     if memory.events <= memory.done:
         return
@@ -141,21 +139,16 @@ def settle(repository: Repository, values: Mapping[str, str]) -> None:
         note_waiting(repository)
         return
     if memory.wanted > memory.done:
-        take(repository, memory.wanted, values)
-    _wait_for_interval(repository, values)
+        take(repository, memory.wanted)
+    _wait_for_interval(repository)
 
 
-def take(
-    repository: Repository,
-    event: int,
-    values: Mapping[str, str],
-    deadline: float | None = None,
-    wait: float = _OTHERS,
-) -> None:
+def take(repository: Repository, event: int, deadline: float | None = None, wait: float = _OTHERS) -> None:
     """Take the checkpoint that holds the work up to an event, unless another process has taken it.
 
-    `deadline` is that of the save, `wait` for another process that takes one, in seconds. One that fails is noted in
-    the memory, and not tried again for these events.
+    Its context is that of the last event: a new session may have begun while this process waited. `deadline` is that of
+    the save, `wait` for another process that takes one, in seconds. One that fails is noted in the memory, and not
+    tried again for these events.
     """
     from ..save.request import SaveRequest
     from ..save.save import save
@@ -164,7 +157,7 @@ def take(
         memory = read_memory(repository)
         if memory.done >= event or not os.path.isdir(repository.own):
             return
-        covers, last_ns, begun = memory.events, memory.last_ns, time.monotonic_ns()
+        covers, last_ns, begun, values = memory.events, memory.last_ns, time.monotonic_ns(), memory.values
         # A tool that runs meanwhile brings a checkpoint when the interval is over.
         change_memory(repository, lambda memory: memory._replace(last_ns=time.time_ns()))
         try:
@@ -180,7 +173,7 @@ def take(
     fold_packs(repository)
 
 
-def take_now(repository: Repository, values: Mapping[str, str], deadline: float | None, wait: float) -> None:
+def take_now(repository: Repository, deadline: float | None, wait: float) -> None:
     """The session ends: return when the checkpoint is durable, by the keeper or by this process."""
     memory = read_memory(repository)
     if memory.events <= memory.done:
@@ -188,7 +181,7 @@ def take_now(repository: Repository, values: Mapping[str, str], deadline: float 
     if _has_keeper(repository) and order_checkpoint(repository.own, at_once=True, waits=wait):
         _cover(repository, memory.events)
     else:
-        take(repository, memory.events, values, deadline, wait)
+        take(repository, memory.events, deadline, wait)
 
 
 def take_before(repository: Repository, event: HookEvent, deadline: Deadline) -> None:
@@ -231,18 +224,18 @@ def _has_keeper(repository: Repository) -> bool:
     return os.path.lexists(os.path.join(repository.own, SOCKET))
 
 
-def _wait_for_interval(repository: Repository, values: Mapping[str, str]) -> None:
+def _wait_for_interval(repository: Repository) -> None:
     """Take a checkpoint at the end of the interval, where events came in it. One process for each workspace waits."""
     while (memory := read_memory(repository)).events > memory.done and os.path.isdir(repository.own):
         with _locked(repository, _WAITING, 0.0) as mine:
             note_waiting(repository)
             if not mine:
                 return
-            if not _wait(repository, values):
+            if not _wait(repository):
                 return
 
 
-def _wait(repository: Repository, values: Mapping[str, str]) -> bool:
+def _wait(repository: Repository) -> bool:
     """Wait, and take it. Sooner where the agent has ended; not at all where another event has brought one.
 
     False where it can't be noted that it was taken: it would be taken without end.
@@ -257,7 +250,7 @@ def _wait(repository: Repository, values: Mapping[str, str]) -> bool:
             ended = lease.presence(repository).state == "gone"
             look_for_agent = time.monotonic() + _LOOK_FOR_AGENT
         if ended:
-            take(repository, memory.events, values)
+            take(repository, memory.events)
             if read_memory(repository).done <= memory.done:
                 return False
         else:

@@ -95,16 +95,14 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
     with in_order(repository):
         _handle_queue(repository)
         owner = session_owner(agent)
-        is_guest = is_inside(repository, owner, data)
-        values = {} if is_guest else context_values(agent, data)
-        if is_guest:
+        if is_inside(repository, owner, data):
             answer = _handle_guest(repository, agent, data, safe)
         else:
             answer = _handle(repository, agent, data, value, owner, safe)
     if event is not None and event.meaning == "session_end":
-        take_now(repository, values, event.deadline, (event.deadline or event.timeout) / 2)
+        take_now(repository, event.deadline, (event.deadline or event.timeout) / 2)
     elif has_work(repository):
-        in_background(lambda: work(repository, lambda _: values))
+        in_background(lambda: work(repository, lambda _: None))
     return answer
 
 
@@ -152,22 +150,19 @@ def _opened(directory: str) -> Repository | None:
     return with_defaults(repository, ("hookInterval", *OF_SAVE))[0]
 
 
-def _handle_queue_in_order(repository: Repository) -> Mapping[str, str]:
+def _handle_queue_in_order(repository: Repository) -> None:
     with in_order(repository):
-        return _handle_queue(repository)
+        _handle_queue(repository)
 
 
-def _handle_queue(repository: Repository) -> Mapping[str, str]:
-    """Handle the events in the queue; what the last one tells of the context."""
-    values: Mapping[str, str] = {}
+def _handle_queue(repository: Repository) -> None:
+    """Handle the events in the queue."""
     for name, text in queued_events(repository):
         agent = agent_named(name)
         if agent is not None:
             value = event_of(text)
             data = parse_event(value, agent.payload)
-            values = context_values(agent, data)
             _handle(repository, agent, data, value, None)
-    return values
 
 
 def _handle(
@@ -186,6 +181,7 @@ def _handle(
     answer = ""
     try:
         values = context_values(agent, data)
+        memory = memory._replace(values=values)
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
         memory = _note_turn(repository, agent, meaning, memory, value)

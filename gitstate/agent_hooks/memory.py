@@ -11,6 +11,8 @@ from ..system.jsonio import dumps, loads
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..agents.base import Agent, HookEvent, Meaning
     from ..git.repository import Repository
     from .event import EventData
@@ -58,6 +60,8 @@ class HookMemory(Record):
     """The agent's process whose session is in the context; 0 where none is known."""
     session_start: str | None = None
     """When that process started, as `process_start` tells."""
+    values: Mapping[str, str] = {}
+    """What the last event told of the context: a checkpoint for it may be taken by the process of an earlier one."""
 
 
 def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -> bool:
@@ -95,6 +99,9 @@ def _read_memory(own: bytes) -> HookMemory:
         found = value.get(name)
         return found if isinstance(found, str) else None
 
+    told = value.get("values")
+    values = told if isinstance(told, dict) else {}
+
     return HookMemory(
         number("last_ns"),
         number("cost_ns"),
@@ -109,6 +116,7 @@ def _read_memory(own: bytes) -> HookMemory:
         number("done"),
         number("session_pid"),
         text("session_start"),
+        {name: word for name, word in values.items() if isinstance(word, str)},
     )
 
 

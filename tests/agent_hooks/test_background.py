@@ -28,9 +28,9 @@ HOOK = [*GITSTATE, "hook", "claude"]
 SLOW = {"GITSTATE_HOOK_INTERVAL": "3600"}
 
 
-def told(repo: Workspace, name: str = "PostToolUse") -> bytes:
-    event = {"hook_event_name": name, "session_id": "s-1", "transcript_path": "/t/s-1.jsonl", "cwd": str(repo.path)}
-    return json.dumps(event).encode()
+def told(repo: Workspace, name: str = "PostToolUse", session: str = "s-1") -> bytes:
+    paths = {"transcript_path": f"/t/{session}.jsonl", "cwd": str(repo.path)}
+    return json.dumps({"hook_event_name": name, "session_id": session, **paths}).encode()
 
 
 def start(repo: Workspace, name: str, **env: str) -> subprocess.Popen[bytes]:
@@ -141,6 +141,24 @@ def test_waiter_takes_the_checkpoint_when_the_agent_has_ended(repo: Workspace) -
     write_holder(open_repository(os.fsencode(repo.path)), this_holder("owner", gone, agent="claude"))
     assert process.wait(60) == 0
     assert checkpointed(repo) == "2"
+
+
+def test_checkpoint_of_a_waiter_is_of_the_session_that_works_now(repo: Workspace) -> None:
+    """The session that it was started for has ended without a word, and the next one works."""
+    process = waiter(repo)
+    repo.write("new", "3\n")
+    for name in ("UserPromptSubmit", "PostToolUse"):
+        queued = repo.git_dir / "gitstate" / "agent-hook.events" / "100001.claude"
+        queued.write_bytes(told(repo, name, "s-2") + b"\n")
+        argv = [*HOOK, "background"]
+        assert subprocess.run(argv, stdin=subprocess.DEVNULL, cwd=repo.path, env={**os.environ, **SLOW}).returncode == 0
+    assert checkpointed(repo) == "1" and process.poll() is None
+    gone = Process(process.pid, "1")
+    write_holder(open_repository(os.fsencode(repo.path)), this_holder("owner", gone, agent="claude"))
+    assert process.wait(60) == 0
+    assert checkpointed(repo) == "3"
+    (archive,) = repo.refs("refs/gitstate/checkpoints").values()
+    assert json.loads(repo.git("show", f"{archive}:context.json"))["session_id"] == "s-2"
 
 
 def test_killed_waiter_is_in_nobodys_way(repo: Workspace) -> None:
