@@ -220,11 +220,12 @@ class Keeper:
                 running, ready = None, []
             if (came := self.signals.take()) and self._on_signal(signal_name(came[0]), False):
                 return
+            # Looked at first: a front that starts an agent tells of it, and then looks whether the owner is there.
+            owner_died = not is_alive(self.config.owner)
             self.channel.receive(0)
             while (message := self.channel.next_message()) is not None:
                 if self._on_message(message):
                     return
-            owner_died = not is_alive(self.config.owner)
             if self.channel.is_closed or owner_died:
                 word = "the loop" if owner_died else "gitstate run"
                 self._ending.end(Reason("KILL", None, f"{word} was killed"))

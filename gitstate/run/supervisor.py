@@ -27,7 +27,7 @@ from ..recover.request import RecoverRequest, recover_lines
 from ..save.request import SaveRequest, save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
-from ..system.process import inherited_descriptors, process, send, this_process
+from ..system.process import inherited_descriptors, is_alive, process, send, this_process
 from ..system.stdlib import TYPE_CHECKING, Record, quote, signal, suppress
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
@@ -252,7 +252,6 @@ class Supervisor:
                 words = " ".join(map(quote, rest))
                 say(f"  next: options stand before --, such as: gitstate run --task-id {quote(first)} {words}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
-        self.keeper.tell(do="agent", pid=self.agent.pid)
         self._wait()
         answer = self._await_answer()
         if answer is None:
@@ -262,12 +261,19 @@ class Supervisor:
         return self._status(int(answer["status"]))
 
     def _start(self) -> StartedProcess:
-        """Start the agent with the standard streams and the signal mask of a shell's command. Raises OSError."""
+        """Start the agent with the standard streams and the signal mask of a shell's command. Raises OSError.
+
+        It begins when the keeper was told of it, and not where the owner is gone: the last save may be taken already.
+        """
         reading, writing = os.pipe()
+        waiting, begin = os.pipe()
         pid = os.fork()
         if pid == 0:
             number = errno.EINVAL
             try:
+                os.close(begin)
+                if not os.read(waiting, 1):
+                    os._exit(_NOT_STARTED)
                 self._become_agent()
             except OSError as error:
                 number = error.errno or number
@@ -278,6 +284,12 @@ class Supervisor:
                 os.write(writing, b"%d" % number)
                 os._exit(_NOT_FOUND)
         os.close(writing)
+        os.close(waiting)
+        self.keeper.tell(do="agent", pid=pid)
+        # In this order: a keeper that sees the end of the owner reads what it was told after that.
+        if is_alive(self.config.owner):
+            os.write(begin, b"\n")
+        os.close(begin)
         with open(reading, "rb") as pipe:
             failed = pipe.read()
         if failed:

@@ -227,6 +227,43 @@ def test_next_run_recovers_first_and_resumes_the_task(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
+#: A front that is held up before it starts the agent, as on a busy machine.
+HELD_UP = """\
+import os, sys, time
+from gitstate.run.supervisor import Supervisor
+start, there, go = Supervisor._start, *sys.argv[1:3]
+def held_up(self):
+    open(there, "w").close()
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    return start(self)
+Supervisor._start = held_up
+sys.argv[1:] = sys.argv[3:]
+from gitstate.__main__ import main
+main()
+"""
+
+
+def test_no_agent_begins_after_the_save_of_a_loop_that_was_killed(ws: Workspace) -> None:
+    """It would work, and commit, on top of the WIP commit, which then stays in the branch."""
+    there, go = ws.outside / "there", ws.outside / "go"
+    ws.write("a.txt", "by the loop\n")
+    before = fingerprint(ws.path)
+    loop = subprocess.Popen(["sleep", "600"])
+    command = run_command(ws, "", "--owner-pid", str(loop.pid))[len(GITSTATE) :]
+    started = Started(ws, [sys.executable, "-c", HELD_UP, str(there), str(go), *command])
+    wait_until(there.exists, "the agent is to be started")
+    loop.kill()
+    loop.wait()
+    wait_until(lambda: marker(ws), "the save of the keeper")
+    go.touch()
+    started.status()
+    assert not (ws.outside / "ready").exists(), "the agent has worked"
+    assert len(ws.refs("refs/gitstate/saves/")) == 1
+    wait_until(lambda: not members(ws), "nothing of the run is left")
+    check_recovered(ws, before)
+
+
 def test_agent_outlives_its_keepers_and_is_saved_in_the_end(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, ""))
     agent_pid(ws)
