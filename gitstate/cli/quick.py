@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import time
 
@@ -116,14 +117,31 @@ def _way_out(error: OSError) -> str | None:
 def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
     details = "no log of it could be written"
     with suppress(OSError, ImportError):
-        import tempfile
-        import traceback
-
-        fd, path = tempfile.mkstemp(prefix="gitstate-bug-", suffix=".log")
-        details = f"the details are in {path}"
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-            traceback.print_exc(file=file)
+        details = f"the details are in {_bug_log(error)}"
     return f"this is a bug in gitstate ({type(error).__name__}); {details}", None, EXIT_BUG
+
+
+def _bug_log(error: Exception) -> str:
+    """The path of the log of a bug: one, however often a loop or a hook meets it. Raises OSError, ImportError."""
+    import tempfile
+    import traceback
+
+    from ..system.stdlib import digest
+
+    calls = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    known = repr((os.geteuid(), type(error).__name__, calls)).encode("ascii", "backslashreplace")
+    path = os.path.join(tempfile.gettempdir(), f"gitstate-bug-{digest('sha256', known).hexdigest()[:16]}.log")
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        info = os.lstat(path)
+        if stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid() and info.st_size:
+            return path
+        # Of another user, who may know the name; or the disk was full.
+        fd, path = tempfile.mkstemp(prefix="gitstate-bug-", suffix=".log")
+    with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+        traceback.print_exception(error, file=file)
+    return path
 
 
 # -- save

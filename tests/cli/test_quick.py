@@ -16,6 +16,7 @@ from tests.states import STATES, make
 from tests.support.environment import ROOT, hermetic_environment
 from tests.support.patched import patched
 from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
 
 
 @pytest.mark.parametrize("command", ["save", "checkpoint"])
@@ -99,6 +100,44 @@ def test_bug_whose_log_can_not_be_written_is_one_line(templates: Templates, tmp_
     done = patched(ws, bug + UNLOADABLE.format(names=["tempfile"]), "save")
     assert done.returncode == 3, done
     assert done.stderr == b"gitstate: this is a bug in gitstate (ZeroDivisionError); no log of it could be written\n"
+
+
+def bug_log(ws: Workspace, bug: str, logs: Path) -> str:
+    """The name of the log of a bug, an expression that a save meets."""
+    script = f"import tempfile\ntempfile.tempdir = {str(logs)!r}\nimport gitstate.save.save\n"
+    done = patched(ws, f"{script}gitstate.save.save.save = lambda *_: {bug}\n", "save")
+    assert done.returncode == 3, done
+    path = Path(done.stderr.decode().rpartition(" ")[2].strip())
+    assert path.parent == logs and "Traceback" in path.read_text()
+    return path.name
+
+
+def test_bug_that_comes_again_and_again_has_one_log(templates: Templates, tmp_path: Path) -> None:
+    """A loop, or an agent's hooks, may meet it thousands of times."""
+    ws = make(STATES["clean"], templates, tmp_path)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    first = bug_log(ws, "1 / 0", logs)
+    assert bug_log(ws, "1 / 0", logs) == first
+    assert bug_log(ws, "[][1]", logs) != first
+    assert len(os.listdir(logs)) == 2
+
+
+@pytest.mark.parametrize("kind", ["link", "empty"])
+def test_log_of_a_bug_is_written_over_nothing(kind: str, templates: Templates, tmp_path: Path) -> None:
+    """Who shares the directory may know its name; and where the disk was full it is empty."""
+    ws = make(STATES["clean"], templates, tmp_path)
+    logs, target = tmp_path / "logs", tmp_path / "target"
+    logs.mkdir()
+    target.write_text("mine\n")
+    first = logs / bug_log(ws, "1 / 0", logs)
+    first.unlink()
+    if kind == "link":
+        first.symlink_to(target)
+    else:
+        first.touch()
+    assert bug_log(ws, "1 / 0", logs) != first.name
+    assert target.read_text() == "mine\n"
 
 
 #: No descriptor is left for the directory of the saves that wait.
