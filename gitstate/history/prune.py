@@ -391,17 +391,17 @@ def _latest_of_gone(repository: Repository, rule: Rule, pending: set[Oid]) -> li
     if rule.there is None:
         return []
     about = "%(objectname) %(committerdate:unix) %(refname) %(trailers:key=Gitstate-Save,valueonly,separator=)"
-    out = repository.git.run("for-each-ref", "--sort=-committerdate", f"--format={about}", CHECKPOINTS)
+    out = repository.git.run("for-each-ref", f"--format={about}", CHECKPOINTS)
     waiting = {ref.removeprefix(PENDING) for ref in refs.list_refs(repository.git, PENDING)}
     found = []
     for line in out.decode("utf-8", "replace").splitlines():
         tip, made, ref, save_id = line.split(" ", 3)
         workspace = ref.removeprefix(CHECKPOINTS)
         if workspace not in rule.there:
-            found.append((int(made or 0), Held(ref, tip, save_id, workspace, None)))
+            found.append((save_id, int(made or 0), Held(ref, tip, save_id, workspace, None)))
     return [
         item
-        for made, item in found[rule.keep :]
+        for _, made, item in sorted(found, reverse=True)[rule.keep :]
         if made < rule.before and item.workspace_id not in waiting and item.archive not in pending
     ]
 
