@@ -307,7 +307,7 @@ MUTATIONS = (
     Mutation(
         "what a tool changed in the interval waits for the next event",
         "agent_hooks/background.py",
-        "    _wait_for_interval(repository, values)\n",
+        "    _wait_for_interval(repository)\n",
         "",
         "agent_hooks/test_background.py::test_tool_in_the_interval_brings_a_checkpoint_at_its_end",
     ),
