@@ -12,9 +12,9 @@ from ..git.command import Git, Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..workspace.settings import number
+from .partial_clone import fetch_whole
 from .prune import Fetchable, outdated
 from .remote import Exchange, chunks, exchange, fetch_refs, named_remote, offered, take_notes
-from .whole import fetch_whole
 
 
 def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -> Exchange:

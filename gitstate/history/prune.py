@@ -2,8 +2,8 @@
 
 A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there; kept
 checkpoints are counted apart, so that they push out no save. Those of all worktrees that are gone are counted together:
-an agent makes and removes some for months. Pending saves, the saves that they are stacked on, saves
-that were never recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
+an agent makes and removes some for months. Pending saves, the saves that they are stacked on, saves that were never
+recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
 The history of checkpoints is thinned out as they are made; here those go that are older than `gitstate.keepDays`, and
 all of them without `gitstate.history`. Of worktrees that are gone the latest checkpoints go too, but for as many.
 A conversation is removed if it is older than `gitstate.keepDays`, and neither that of the live context nor of a save

@@ -23,7 +23,7 @@ from ..git.command import Git, Oid, hooks_off, object_id
 from ..git.entries import list_index, list_tree
 from ..git.opening import open_repository
 from ..git.permitted import without_filters
-from ..git.promised import reached
+from ..git.reached import reached
 from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import GITLINK, SYMLINK, Leaf

@@ -16,7 +16,7 @@ from ..format.manifest import Save
 from ..format.names import CONVERSATIONS
 from ..git.command import Oid
 from ..git.entries import diff_trees
-from ..git.promised import reached
+from ..git.reached import reached
 from ..git.repository import Repository, held_here
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, Leaf, Tree
