@@ -145,7 +145,11 @@ class Call(NamedTuple):
         return [os.path.abspath(os.path.join(self.directory, os.fsencode(path))) for path in paths]
 
     def emit(self, **values: Any) -> None:
-        """Print one JSON object, with the name of the command."""
+        """Print what the command has done as one JSON object, with its name."""
+        quick.emit({"command": self.command, **values})
+
+    def answer(self, **values: Any) -> None:
+        """Print what the command was called for, in the same way. Raises OSError where a full disk does not take it."""
         quick.emit({"command": self.command, **values}, print_answer)
 
 

@@ -92,6 +92,21 @@ def test_answer_that_a_full_disk_does_not_take_is_one_line_and_status_1(ws: Work
     assert len(run.stderr.splitlines()) == 1, run
 
 
+@pytest.mark.parametrize("command", ["prune", "restore latest a", "push", "fetch"])
+def test_what_was_done_is_done_though_a_full_disk_does_not_take_its_json(ws: Workspace, command: str) -> None:
+    ws.git("remote", "add", "origin", ws.outside / "origin.git")
+    ws.git("init", "-q", "--bare", ws.outside / "origin.git")
+    ws.config("gitstate.remote", "origin")
+    ws.write("a", "a1\n")
+    assert ws.save().exit_status == 0
+    assert ws.recover().exit_status == 0
+    ws.remove("a")
+    words = f'cd "$1" && exec "$0" -m gitstate {command} --json >/dev/full'
+    run = subprocess.run(["sh", "-c", words, sys.executable, ws.path], capture_output=True, timeout=60)
+    plain = ws.gitstate(*command.split())
+    assert run.returncode == plain.exit_status == 0, (run, plain)
+
+
 def test_patch_for_a_closed_stdout_is_no_bug(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     assert ws.save().exit_status == 0

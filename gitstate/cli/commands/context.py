@@ -45,7 +45,7 @@ def show(call: Call, keys: tuple[str, ...]) -> int:
     if unknown:
         raise UsageError(f"the context has no key {unknown[0]!r}", hint="gitstate show")
     if call.as_json:
-        call.emit(context={key: values[key] for key in keys} or {**context.to_json(), "status": state})
+        call.answer(context={key: values[key] for key in keys} or {**context.to_json(), "status": state})
     elif keys:
         for key in keys:
             echo(value_line(values[key]))

@@ -103,7 +103,7 @@ def verify(call: Call, paths: tuple[str, ...], everything: bool) -> int:
     else:
         statuses = [quick.guarded(partial(prove_one, path), "verify", False) for path in targets]
     if call.as_json:
-        call.emit(workspaces=[proof_json(proof) for proof in proofs])
+        call.answer(workspaces=[proof_json(proof) for proof in proofs])
     else:
         for proof in proofs:
             print_lines(proof_lines(proof))

@@ -59,7 +59,7 @@ def log(call: Call, everything: bool, most: int, patches: bool) -> int:
     status = EXIT_DONE if len(texts) == len(entries) or not patches else EXIT_PERSON
     if call.as_json:
         whole = listing.with_paths(repository, entries)
-        call.emit(saves=Stream(entry_json(entry) | _patch_json(texts, entry) for entry in whole))
+        call.answer(saves=Stream(entry_json(entry) | _patch_json(texts, entry) for entry in whole))
         return status
     if not entries:
         say(*_nothing_listed(repository, everything))
@@ -114,7 +114,7 @@ def diff(call: Call, save_id: str, other: str | None) -> int:
     other = None if other is None else resolve_save(repository, other)
     text = listing.diff(repository, save_id, other)
     if call.as_json:
-        call.emit(save_id=save_id, patch=escape_lines(text), **({} if other is None else {"other": other}))
+        call.answer(save_id=save_id, patch=escape_lines(text), **({} if other is None else {"other": other}))
     else:
         write_patch(text)
     return EXIT_DONE

@@ -101,7 +101,7 @@ def init(call: Call, shell: str | None, shows_path: bool) -> int:
 
     library = _WRAPPED.format(library=shlex.quote(shipped("gitstate.bash").decode("utf-8")))
     if call.as_json:
-        call.emit(shell=shell, library=library)
+        call.answer(shell=shell, library=library)
     else:
         echo(library, nl=False)
     return EXIT_DONE

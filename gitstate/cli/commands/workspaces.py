@@ -73,7 +73,7 @@ def doctor(call: Call, mend: bool) -> int:
     mended = fix(examine(call.directory)) if mend else []
     found = examine(call.directory)
     if call.as_json:
-        call.emit(
+        call.answer(
             versions=version_line(),
             findings=[finding_json(item) for item in found],
             fixed=[finding_json(item) for item in mended],
