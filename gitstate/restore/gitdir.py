@@ -8,6 +8,7 @@ from ..errors import GitError
 from ..format.manifest import LeftOut, Save
 from ..format.names import NOTES, branch_name
 from ..git.command import is_oid
+from ..git.damaged.head import is_well_formed
 from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.refs import read_refs, refs_are_files
 from ..git.repository import parse_bool
@@ -132,10 +133,13 @@ def missing_branch(workspace: Workspace, save: Save) -> list[LeftOut]:
         contents = workspace.reader.contents([leaves[name].oid for name in pair], LARGE)
         branch, tip = (b"" if content is None else content[1].strip() for content in contents)
         name, oid = os.fsdecode(branch), tip.decode("ascii", "replace")
-        if not name.startswith("refs/heads/") or not is_oid(oid) or read_refs(workspace.repository, [name]):
+        # The save may be another host's. Git makes no branch of another name, nor of one that looks like an option.
+        if not name.startswith("refs/heads/") or name.startswith("refs/heads/-") or not is_well_formed(branch):
+            continue
+        if not is_oid(oid) or read_refs(workspace.repository, [name]):
             continue
         top = quote(os.fsdecode(workspace.repository.toplevel))
-        command = f"git -C {top} branch {quote(branch_name(name))} {oid}"
+        command = f"git -C {top} branch -- {quote(branch_name(name))} {oid}"
         return [LeftOut(b"", f"git can't end the rebase: the branch that it moves is not here; {command}", False)]
     return []
 

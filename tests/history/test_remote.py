@@ -97,6 +97,30 @@ def test_rebase_is_ended_on_another_host(ws: Workspace) -> None:
     assert there.out("symbolic-ref", "HEAD") == "refs/heads/topic"
 
 
+@pytest.mark.parametrize("name", ["-f", "-D", "a b", "../../x", "a\nb", "x;touch${IFS}y"])
+def test_name_of_a_rebased_branch_is_no_option_and_no_path(name: str, ws: Workspace) -> None:
+    ws.git("checkout", "-q", "-b", "topic", "HEAD~1")
+    ws.append("docs/guide.md")
+    ws.commit("topic")
+    ws.git("rebase", "-q", "-i", "agent/work", env={"GIT_SEQUENCE_EDITOR": "sed -i 1ibreak"})
+    (ws.git_dir / "rebase-merge" / "head-name").write_text(f"refs/heads/{name}\n")
+    save_id = ws.save("--json").json["save_id"]
+    ws.gitstate("push", "origin")
+    there = clone(ws)
+    there.git("checkout", "-q", "--detach")
+    there.gitstate("fetch", "origin")
+    before = there.refs("refs/heads/")
+    run = there.gitstate("recover", "--trust", "--save", save_id, "--json")
+    assert run.exit_status == 0, run
+    reasons = [item["reason"] for item in run.json["workspaces"][0]["left_out"]]
+    commands = [reason.rpartition("not here; ")[2] for reason in reasons if "rebase" in reason]
+    assert bool(commands) == name.startswith("x;"), commands
+    for command in commands:
+        subprocess.run(["sh", "-c", command], cwd=there.path, check=True)
+    assert before.items() <= there.refs("refs/heads/").items()
+    assert there.refs("refs/heads/").keys() <= {*before, f"refs/heads/{name}"} and not (there.path / "y").exists()
+
+
 def test_fetch_names_the_lock_that_a_killed_git_left(ws: Workspace) -> None:
     ws.write("work.txt")
     save_id = ws.save("--json").json["save_id"]
