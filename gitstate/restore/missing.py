@@ -208,7 +208,8 @@ class MissingFiles:
             why = f"this partial clone lacks {len(missing) - _NAMED} more files; to fetch them: {back}"
             failed.append(LeftOut(b"", why, True))
         if hidden:
-            why = f"{len(hidden)} files outside of the sparse checkout stay out: this partial clone lacks them"
+            which = "1 file" if len(hidden) == 1 else f"{len(hidden)} files"
+            why = f"what this partial clone lacks stays out: {which} outside of the sparse checkout"
             failed.append(LeftOut(b"", why, False))
         self._outcome.stuck = self._outcome.stuck or bool(missing)
         return {path: leaf for path, leaf in gone.items() if path not in lacked}
@@ -257,7 +258,9 @@ class MissingFiles:
     def gone(self, targets: Sequence[Target]) -> list[bytes]:
         """The files that nothing is left of, where `restore` would write them; `targets` as above."""
         gone, present, _ = self._find({target.path for target in targets})
-        return [] if self._may_have_been_gone(targets) else [path for path in gone if path not in present]
+        if self._may_have_been_gone(targets):
+            return []
+        return list(self._leave_lacked({path: leaf for path, leaf in gone.items() if path not in present}))
 
     def _not_as_saved(self, leaves: Mapping[bytes, Leaf]) -> list[Target]:
         """Those of the files, which may have been edited, that were. Git tells first: it reads many in little time."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from gitstate.git.opening import open_repository
+from gitstate.restore.checkout import Checkout
 from tests.states import STATES, make
 from tests.support.forgery import forged
 from tests.support.oracle import fingerprint
@@ -145,7 +148,7 @@ def test_file_outside_of_the_sparse_checkout_stays_out(kind: str, origin: Path) 
     there = clone(origin, "there", kind, sparse=True)
     assert there.gitstate("fetch", "origin").exit_status == 0
     run = there.gitstate("recover", "--save", save_id)
-    assert run.exit_status == 0 and "2 files outside of the sparse checkout stay out" in run.stderr, run
+    assert run.exit_status == 0 and "lacks stays out: 2 files outside of the sparse checkout" in run.stderr, run
     assert there.read("near/a") == b"work\n" and not (there.path / "far").exists()
     there.expect_exactly(" M near/a", "M  near/deep/c", "R  near/moved <- near/b", "?? near/new", " D top")
     there.git("sparse-checkout", "disable")
@@ -162,6 +165,8 @@ def test_files_that_the_clone_lacks_are_named_and_never_written_empty(kind: str,
     there = whole(origin, f"--filter={kind}", "--no-checkout", name="there")
     there.git("reset", "-q", "--no-refresh")
     assert there.gitstate("fetch", "origin").exit_status == 0
+    foreseen = there.gitstate("recover", "--dry-run", "--save", save_id, "--json").json["workspaces"][0]
+    assert [item["path"] for item in foreseen["restored"]] == ["near/a"], foreseen
     run = there.gitstate("recover", "--save", save_id)
     assert run.exit_status == 4 and "this partial clone lacks it" in run.stderr, run
     assert there.read("near/a") == b"work\n" and not (there.path / "far").exists()
@@ -169,6 +174,16 @@ def test_files_that_the_clone_lacks_are_named_and_never_written_empty(kind: str,
     run = there.gitstate("recover", "--save", save_id)
     assert run.exit_status == 0, run
     there.expect_exactly(" M near/a")
+
+
+def test_file_at_which_git_ended_is_not_taken_for_written(origin: Path) -> None:
+    there = clone(origin, "there", "blob:none", sparse=True)
+    origin.rename(origin.parent / "away")
+    repository = open_repository(os.fsencode(there.path))
+    place = os.path.join(os.fsencode(origin.parent), b"place", b"")
+    failed = Checkout(repository, repository.git, place).write([b"far/a", b"far/deep/b", b"near/a", b"top"])
+    assert [item.path for item in failed] == [b"far/a", b"far/deep/b"] and all(item.lost for item in failed)
+    assert sorted(path.name for path in Path(os.fsdecode(place)).rglob("*") if path.is_file()) == ["a", "top"]
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -242,7 +257,7 @@ def test_stack_of_saves_is_fetched_whole(origin: Path) -> None:
     origin.rename(origin.parent / "away")
     run = there.gitstate("recover", "--save", save_id)
     assert run.exit_status == 0 and "recovered in part" in run.stderr, run
-    assert "1 files outside of the sparse checkout stay out" in run.stderr, run
+    assert "what this partial clone lacks stays out: 1 file outside of the sparse checkout" in run.stderr, run
     after = fingerprint(there.path).files
     assert after == {path: kept for path, kept in before.items() if path != b"far/a"}
     (origin.parent / "away").rename(origin)
