@@ -7,19 +7,23 @@ import os
 from ..errors import GitError
 from ..system.child import OutOfTime
 from ..system.clock import Deadline
+from ..system.files import discard, remove_tree
+from ..system.process import limit_memory
 from ..system.stdlib import TYPE_CHECKING, suppress
-from .command import Git, Oid, object_id
+from .command import Git, Oid, object_id, try_in_halves
+from .entries import IndexEntry, list_index
 from .repository import LACKED, Repository, is_attributes, lacked_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from .entries import IndexEntry
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 #: The attributes that may convert a file's content.
 _CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 #: So many blobs are read from one git.
 _BLOBS_AT_ONCE = 200
+_UPDATE = ("-c", "core.safecrlf=false", "-c", "core.splitIndex=false", "update-index", "-z")
+_CHECKOUT = ("checkout-index", "-q", "-z", "--stdin")
+_REGULAR = 0o100644
 
 
 class Conversions:
@@ -65,17 +69,8 @@ class Conversions:
 
         with temporary_directory("gitstate-attributes-") as directory:
             held = Conversions(self._repository, {"GIT_INDEX_FILE": os.path.join(directory, "index")})
-            held.write_index(self._attributes_here())
+            held.write_index(attributes_files(self._repository, self._env))
             return self._repository.git.run(*command, input=lines, env=held._env)
-
-    def _attributes_here(self) -> list[IndexEntry]:
-        """The .gitattributes files of the index that this partial clone has, but for those in a sparse directory."""
-        from .entries import list_index
-
-        listed = list_index(self._repository.git, sparse=True, env=self._env)
-        found = {entry.path: entry for entry in listed if is_attributes(entry.path) and entry.stage == 0}
-        lacked = lacked_files(self._repository, {path: entry.oid for path, entry in found.items()})
-        return [entry for path, entry in found.items() if path not in lacked]
 
     def checkout_oids(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
         """For each path and its blob: the oid of the bytes that a checkout would write, hashed without filters.
@@ -155,7 +150,7 @@ class Conversions:
         command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
         found: dict[bytes, Oid] = {}
         left = paths
-        bounded = self._repository.filter_env(self._largest(paths)) if filters else {}
+        bounded = self._repository.filter_env(_largest(self._repository, paths)) if filters else {}
         while left and not (len(left) < len(paths) and deadline.passed()):
             process = self._repository.git.start(*command, env={**(env or {}), **bounded})
             lines = b"".join(quote_c(path) + b"\n" for path in left)
@@ -175,14 +170,6 @@ class Conversions:
                 left = [path for path in left if filters.get(path) != filters.get(failed[0])]
         return found
 
-    def _largest(self, paths: list[bytes]) -> int:
-        """The size of the largest of these files, in bytes."""
-        largest = 0
-        for path in paths:
-            with suppress(OSError):
-                largest = max(largest, os.lstat(os.path.join(self._repository.toplevel, path)).st_size)
-        return largest
-
     def may_change_on_checkout(self, named: dict[bytes, bytes]) -> bool:
         """Whether a checkout of a path with these attributes may write other bytes than the blob's.
 
@@ -197,6 +184,137 @@ class Conversions:
         return (
             self._repository.is_true("core.autocrlf") or (self._repository.setting("core.eol") or "").lower() == "crlf"
         )
+
+
+class IndexConversions:
+    """Converts files as `git add` and `git checkout` do: with an index, here of .gitattributes files and these alone.
+
+    `hash-object` and `cat-file` read no index. They do not know the .gitattributes files that a sparse checkout leaves
+    out, nor which files were committed with the line ends of Windows, and keep them.
+    """
+
+    def __init__(self, repository: Repository, attributes: Sequence[IndexEntry], directory: bytes) -> None:
+        """The index is made in `directory`, which is there from now on until the end of the body."""
+        self._repository = repository
+        self._attributes = attributes
+        self._directory = directory
+        self._index = os.path.join(directory, b"index")
+        self._files = os.path.join(directory, b"files", b"")
+        remove_tree(directory)
+        os.mkdir(directory)
+
+    def __enter__(self) -> IndexConversions:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        remove_tree(self._directory)
+
+    def hash_files(
+        self,
+        paths: Sequence[bytes],
+        env: Mapping[str, str] | None,
+        deadline: Deadline,
+        filters: Mapping[bytes, bytes | None],
+    ) -> dict[bytes, Oid]:
+        """The oid of each file as `git add` would hash it: see `Conversions.hash_files`."""
+        bounded = self._repository.filter_env(_largest(self._repository, paths)) if filters else {}
+        mine = self._write(list_index(self._repository.git, paths, env=env), env)
+        found: dict[bytes, Oid] = {}
+        late: set[bytes | None] = set()
+
+        def added(portion: Sequence[bytes], limit: float | None = None) -> dict[bytes, Oid] | None:
+            if deadline.passed():
+                return {}
+            process = self._repository.git.start(*_UPDATE, "--add", "--stdin", env={**mine, **bounded})
+            timeout = None if deadline.seconds is None else deadline.left()
+            try:
+                process.communicate(_joined(portion), timeout=timeout, idle=limit)
+            except OutOfTime:
+                process.kill_all()
+                late.update(filters.get(path) for path in portion if path in filters)
+            if process.wait() != 0:
+                discard(self._index + b".lock")
+                return None
+            listed = list_index(self._repository.git, portion, env=mine)
+            return {entry.path: entry.oid for entry in listed if entry.path in asked}
+
+        asked = {*paths}
+        for _, oids in try_in_halves([path for path in paths if path not in filters], added):
+            found.update(oids or {})
+        for path in paths:
+            if path in filters and filters[path] not in late:
+                found.update(added([path], self._repository.filter_limit) or {})
+        return found
+
+    def checkout_oids(self, wanted: Mapping[bytes, Oid], *options: str, limit: float | None = None) -> dict[bytes, Oid]:
+        """For each path and its blob: the oid of the bytes that a checkout would write. Raises GitError, or OSError.
+
+        A path that another one takes the place of is missing. `options` are git's; it may take `limit` seconds.
+        """
+        env = self._write([IndexEntry(path, _REGULAR, oid) for path, oid in wanted.items()], None)
+        git, place = self._repository.git, self._files
+        process = git.start(*options, *_CHECKOUT, b"--prefix=" + place, env=env)
+        if limit is not None:
+            limit_memory(process.pid)
+        git.finish(process, input=_joined(wanted), timeout=limit)
+        found: dict[bytes, Oid] = {}
+        for path in wanted:
+            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError), open(place + path, "rb") as file:
+                found[path] = object_id(self._repository.object_format, "blob", file.read())
+        remove_tree(place)
+        return found
+
+    def _write(self, entries: Iterable[IndexEntry], env: Mapping[str, str] | None) -> dict[str, str]:
+        """Write the index, of the attributes and these entries; returns `env` with it as git's."""
+        mine = {**(env or {}), "GIT_INDEX_FILE": os.fsdecode(self._index)}
+        whole = (entry.info_line() for entry in (*self._attributes, *entries) if entry.stage == 0)
+        discard(self._index)
+        self._repository.git.run(*_UPDATE, "--index-info", input=b"".join(whole), env=mine)
+        return mine
+
+
+def attributes_files(repository: Repository, env: Mapping[str, str] | None = None) -> list[IndexEntry]:
+    """The .gitattributes files of the index, but for those that this partial clone lacks. Raises GitError.
+
+    `env` is added to the environment, as which index to read. A directory outside of a sparse index is not looked into.
+    """
+    globs = {**(env or {}), "GIT_LITERAL_PATHSPECS": "0"}
+    listed = list_index(repository.git, [b":(glob)**/.gitattributes"], sparse=True, env=globs)
+    found = {entry.path: entry for entry in listed if entry.stage == 0}
+    lacked = lacked_files(repository, {path: entry.oid for path, entry in found.items()})
+    return [entry for path, entry in found.items() if path not in lacked]
+
+
+def only_in_index(repository: Repository, tracked: Iterable[bytes]) -> list[bytes]:
+    """The .gitattributes files among tracked paths that are not on the disk."""
+    top = repository.toplevel
+    return [path for path in tracked if is_attributes(path) and not os.path.lexists(os.path.join(top, path))]
+
+
+def governed(paths: Iterable[bytes], attributes: Collection[bytes]) -> list[bytes]:
+    """Those of the paths of which one of these .gitattributes files may speak, but for these files themselves."""
+    above = {path.rpartition(b"/")[0] for path in attributes}
+    found = []
+    for path in paths:
+        directory = path.rpartition(b"/")[0]
+        while directory and directory not in above:
+            directory = directory.rpartition(b"/")[0]
+        if directory in above and path not in attributes:
+            found.append(path)
+    return found
+
+
+def _largest(repository: Repository, paths: Iterable[bytes]) -> int:
+    """The size of the largest of these files, in bytes."""
+    largest = 0
+    for path in paths:
+        with suppress(OSError):
+            largest = max(largest, os.lstat(os.path.join(repository.toplevel, path)).st_size)
+    return largest
+
+
+def _joined(paths: Iterable[bytes]) -> bytes:
+    return b"".join(path + b"\0" for path in paths)
 
 
 def _is_batch_path(path: bytes) -> bool:

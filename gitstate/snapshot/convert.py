@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import stat
 
-from ..errors import MissingObject
-from ..git.attributes import Conversions, quote_c
+from ..errors import GitError, MissingObject
+from ..git.attributes import Conversions, IndexConversions, attributes_files, governed, only_in_index, quote_c
 from ..git.entries import IndexEntry, list_index
 from ..git.repository import is_attributes
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf
 from ..system.files import discard, make_directory, remove_tree, temporary_name
-from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.ownership import quarantine
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..workspace.ownership import checkout_staging, quarantine
 from .read import has_content, read_early, read_file, read_files
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Unconverted(Record):
     """Path → the bytes on disk."""
     programs: dict[bytes, bytes | None]
     """Path → the name of its filter, of those that a program converts."""
+    automatic: frozenset[bytes]
+    """Those whose line ends git converts only where what is committed has none of Windows."""
 
 
 def store_with_conversions(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
@@ -47,7 +49,9 @@ def read_unconverted(builder: SnapshotBuilder, paths: Sequence[bytes]) -> Unconv
     raw = {path: read_early(builder, path, at) for at, path in enumerate(read_files(builder, paths, named))}
     found = {path: leaf for path, leaf in raw.items() if leaf is not None}
     programs = {path: named[path].get(b"filter") for path in found if conversions.filter_reads(named[path])}
-    return Unconverted(found, programs)
+    usual = b"auto" if builder.repository.autocrlf else b""
+    automatic = frozenset(path for path in found if named[path].get(b"text", usual) == b"auto")
+    return Unconverted(found, programs, automatic)
 
 
 def convert(builder: SnapshotBuilder, portions: Iterable[Unconverted]) -> None:
@@ -55,21 +59,22 @@ def convert(builder: SnapshotBuilder, portions: Iterable[Unconverted]) -> None:
 
     A filter may take all the time that is left: then their bytes are in the snapshot already.
     """
-    for raw, programs in portions:
+    for raw, programs, automatic in portions:
         builtin = {path: raw[path] for path in sorted(raw.keys() - programs.keys())}
         if builtin:
-            _store_builtin(builder, builtin)
+            _store_builtin(builder, builtin, automatic)
         if programs:
             # A filter may write objects of its own and refer to them (git-annex does): nothing of that is thrown away,
             # and the index that it may look at is git's own.
-            _store_converted(builder, {path: raw[path] for path in programs}, None, programs)
+            files = {path: raw[path] for path in programs}
+            _store_converted(builder, files, _hashed(builder, files, None, programs, automatic), None)
 
 
 def _conversions(builder: SnapshotBuilder) -> Conversions:
     return Conversions(builder.repository, builder.env)
 
 
-def _store_builtin(builder: SnapshotBuilder, files: Mapping[bytes, Leaf]) -> None:
+def _store_builtin(builder: SnapshotBuilder, files: Mapping[bytes, Leaf], automatic: frozenset[bytes]) -> None:
     """Let git convert files that need no program: its blobs go to a quarantine, and from there into the snapshot."""
     repository = builder.repository
     directory = quarantine(repository)
@@ -79,19 +84,66 @@ def _store_builtin(builder: SnapshotBuilder, files: Mapping[bytes, Leaf]) -> Non
         "GIT_OBJECT_DIRECTORY": os.fsdecode(directory),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(repository.objects),
     }
-    _store_converted(builder, files, env, {})
+    converted = _hashed(builder, files, env, {}, automatic)
+    _store_converted(builder, files, converted, env)
     remove_tree(directory)
 
 
-def _store_converted(
+def _hashed(
     builder: SnapshotBuilder,
     files: Mapping[bytes, Leaf],
     env: Mapping[str, str] | None,
     filters: Mapping[bytes, bytes | None],
+    automatic: frozenset[bytes],
+) -> dict[bytes, Oid]:
+    """The oid of each file as `git add` would hash it with `env`: see `Conversions.hash_files`."""
+    deadline = builder.options.deadline
+    by_index = _governed_by_index(builder, files)
+    found = _conversions(builder).hash_files([path for path in files if path not in by_index], env, deadline, filters)
+    converted = [path for path in automatic & found.keys() if found[path] != files[path].oid]
+    by_index |= _with_committed_line_ends(builder, converted)
+    if by_index:
+        # What git can't convert so is kept byte for byte.
+        with suppress(GitError, OSError), _index_conversions(builder) as conversions:
+            found.update(conversions.hash_files(sorted(by_index), env, deadline, filters))
+    return found
+
+
+def _governed_by_index(builder: SnapshotBuilder, paths: Iterable[bytes]) -> frozenset[bytes]:
+    """Those of the paths of which a tracked .gitattributes file may speak that is not on the disk."""
+    repository = builder.repository
+    if not builder.tracked.attributes:
+        return frozenset()
+    return frozenset(governed(paths, only_in_index(repository, builder.tracked.order)))
+
+
+def _index_conversions(builder: SnapshotBuilder) -> IndexConversions:
+    repository = builder.repository
+    return IndexConversions(repository, attributes_files(repository, builder.env), checkout_staging(repository))
+
+
+def _with_committed_line_ends(builder: SnapshotBuilder, paths: Iterable[bytes]) -> frozenset[bytes]:
+    """Those of the paths that the index has with line ends of Windows: git keeps these."""
+    tracked = [path for path in paths if path in builder.tracked.paths]
+    entries = [entry for entry in list_index(builder.repository.git, tracked, env=builder.env) if entry.stage == 0]
+    oids = [entry.oid for entry in entries]
+    infos = builder.reader.kinds(oids)
+    small = [oid for oid, info in zip(oids, infos, strict=True) if info is not None and info[1] <= LARGE]
+    try:
+        read = zip(small, builder.reader.contents(small), strict=True)
+        plain = {oid for oid, content in read if content is not None and b"\r\n" not in content[1]}
+    except MissingObject:
+        # Git ends at an object that it can't read.
+        builder.reader.restart()
+        return frozenset(tracked)
+    return frozenset(entry.path for entry in entries if entry.oid not in plain)
+
+
+def _store_converted(
+    builder: SnapshotBuilder, files: Mapping[bytes, Leaf], converted: Mapping[bytes, Oid], env: Mapping[str, str] | None
 ) -> None:
-    """Store files as git converts them with `env`, and keep the raw bytes, which `files` has, where they differ."""
+    """Store files as git has converted them with `env`; the raw bytes, which `files` has, stay where they differ."""
     snapshot, repository = builder.snapshot, builder.repository
-    converted = _conversions(builder).hash_files([*files], env, builder.options.deadline, filters)
     with ObjectReader(repository.git, env) as reader:
         for path, raw in files.items():
             oid = converted.get(path)
@@ -158,11 +210,21 @@ def keep_unlike_checkout(
             suspects[path] = oids[path]
         elif size != info[1]:
             _keep_raw(builder, path)
-    written = conversions.checkout_oids(suspects)
+    written = _checkout_oids(builder, suspects)
     object_format = builder.repository.object_format
     for path in suspects:
         if not has_content(os.path.join(builder.top, path), object_format, written.get(path, "")):
             _keep_raw(builder, path)
+
+
+def _checkout_oids(builder: SnapshotBuilder, wanted: Mapping[bytes, Oid]) -> dict[bytes, Oid]:
+    """For each path and its blob: the oid of what a checkout would write, where git can tell."""
+    by_index = _governed_by_index(builder, wanted)
+    found = _conversions(builder).checkout_oids({path: oid for path, oid in wanted.items() if path not in by_index})
+    if by_index:
+        with suppress(GitError, OSError), _index_conversions(builder) as conversions:
+            found.update(conversions.checkout_oids({path: wanted[path] for path in sorted(by_index)}))
+    return found
 
 
 def _with_other_attributes(

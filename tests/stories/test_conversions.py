@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,12 @@ class Place:
     after: Step = nothing
 
 
+def leave_out(ws: Workspace, line: str) -> None:
+    """The sparse checkout has all but the attributes: git reads them in the index."""
+    ws.git("sparse-checkout", "set", "--no-cone", "/*", "!.gitattributes")
+    assert not os.path.exists(ws.at(".gitattributes"))
+
+
 def plain(ws: Workspace, line: str) -> None:
     untracked(ws, "*.other text\n")
 
@@ -100,6 +107,7 @@ PLACES = {
     "edited-away": Place(untracked, plain),
     "edited-away-staged": Place(untracked, lambda ws, line: staged(ws, "*.other text\n")),
     "removed": Place(untracked, lambda ws, line: ws.remove(".gitattributes")),
+    "left-out": Place(untracked, leave_out),
     "nested": Place(nothing, nested),
     "nested-committed": Place(nested),
     "in-repository": Place(in_repository),
@@ -273,3 +281,39 @@ def test_converted_file_comes_back(place: str, conversion: str, change: str, los
     if not ws.status():
         ws.write("so that there is something to save")
     check_round(ws, loss, look(ws))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("autocrlf", ["false", "true"])
+def test_wip_commit_holds_what_git_add_would(place: str, autocrlf: str, tmp_path: Path) -> None:
+    """Not what an encrypting filter keeps out of the repository, and no diff of whole files."""
+    ws = initialized(tmp_path)
+    for how in CONVERSIONS.values():
+        for name, value in how.settings:
+            ws.git("config", "--global", name, value)
+    ws.git("config", "--global", "core.autocrlf", autocrlf)
+    ws.git("config", "--global", "core.safecrlf", "false")
+    lines = "".join(f"*.{name} {how.attribute}\n" for name, how in CONVERSIONS.items())
+    PLACES[place].before(ws, lines)
+    for name, how in CONVERSIONS.items():
+        ws.write(f"d/edited.{name}", how.versions[0])
+    ws.commit("base")
+    PLACES[place].after(ws, lines)
+    for name, how in CONVERSIONS.items():
+        ws.write(f"d/edited.{name}", how.versions[1])
+        ws.write(f"d/new.{name}", how.versions[2])
+    index = ws.path.with_name("index")
+    shutil.copy(ws.git_dir / "index", index)
+    env = {"GIT_INDEX_FILE": str(index)}
+    ws.git("add", "d", env=env)
+    added = ws.git("ls-files", "-s", "d", env=env).decode().splitlines()
+    assert ws.save().exit_status == 0
+    saved = ws.out("ls-tree", "-r", "HEAD", "d").splitlines()
+    assert {tuple(line.split("\t")[::-1]) for line in saved} == {_path_and_blob(line) for line in added}
+
+
+def _path_and_blob(line: str) -> tuple[str, str]:
+    """Of a line of `ls-files -s`, as `ls-tree` has them."""
+    info, path = line.split("\t")
+    mode, oid, _ = info.split(" ")
+    return path, f"{mode} blob {oid}"
