@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -38,8 +39,14 @@ OFF = ("-c", "filter.hangs.clean=", "-c", "filter.hangs.process=", "-c", "filter
 
 @pytest.mark.parametrize("step", ["clean", "process"])
 @pytest.mark.parametrize("required", ["true", "false"])
-def test_save_goes_on_without_a_filter_that_hangs(step: str, required: str, filtered: Workspace) -> None:
+@pytest.mark.parametrize("is_left_out", [False, True], ids=["", "left-out"])
+def test_save_goes_on_without_a_filter_that_hangs(
+    is_left_out: bool, step: str, required: str, filtered: Workspace
+) -> None:
+    """Also where a sparse checkout leaves the attributes out: git reads them in the index."""
     ws = filtered
+    if is_left_out:
+        ws.git("sparse-checkout", "set", "--no-cone", "/*", "!.gitattributes")
     _work(ws)
     before = {name: ws.read(name) for name in ("one.h", "two.h", "new.h", "one.g", "a.txt", "calm.h")}
     pids = ws.outside / "pids"
@@ -50,6 +57,7 @@ def test_save_goes_on_without_a_filter_that_hangs(step: str, required: str, filt
     assert ws.git("cat-file", "blob", f"{saved.wip}:one.g") == b"ufyu uibu jt dpowfsufe\n", "the others are converted"
     started = [int(line) for line in pids.read_text().split()]
     assert started and all(ends(pid) for pid in started), "its filter lives on"
+    assert len(started) <= 3, "it runs once for the status, once without it, and for one file"
     ws.git(*OFF, "reset", "-q", "--hard", "HEAD~1")
     ws.git(*OFF, "clean", "-ffdxq")
     answer = recovered_from(ws.recover())
@@ -89,3 +97,23 @@ def test_workspace_is_free_after_a_filter_hung(filtered: Workspace) -> None:
     again = saved_from(ws.save("--wait", "60"))
     assert os.path.exists(ws.git_dir / "gitstate" / "lock")
     assert again.document["result"] == "saved"
+
+
+def test_save_without_room_for_an_index_keeps_the_bytes(ws: Workspace) -> None:
+    """Git can't convert by attributes that only its index has: nothing of that may cost the save."""
+    ws.write(".gitattributes", "*.w eol=crlf\n")
+    ws.write("one.w", "one\r\n")
+    ws.commit("windows")
+    ws.git("sparse-checkout", "set", "--no-cone", "/*", "!.gitattributes")
+    ws.write("one.w", "edited\r\n")
+    fails = f'case "$GIT_INDEX_FILE" in */checkout/index) exit 128;; esac\nexec {shutil.which("git")} "$@"\n'
+    tools = ws.outside / "tools"
+    tools.mkdir()
+    (tools / "git").write_text("#!/bin/sh\n" + fails)
+    (tools / "git").chmod(0o755)
+    as_before, ws.cli_env = ws.cli_env, {**ws.cli_env, "PATH": f"{tools}:{os.environ['PATH']}"}
+    saved_from(ws.save())
+    ws.cli_env = as_before
+    wipe(ws)
+    recovered_from(ws.recover())
+    assert ws.read("one.w") == b"edited\r\n"
