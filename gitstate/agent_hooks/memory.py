@@ -125,7 +125,7 @@ def write_memory(repository: Repository, memory: HookMemory) -> bool:
     try:
         files.make_directory(repository.own, top=repository.git_dir)
         path = os.path.join(repository.own, _MEMORY_FILE)
-        files.write_atomic(path, dumps(memory._asdict()), staging=repository.own, durable=False)
+        files.write_report(path, dumps(memory._asdict()), staging=repository.own)
     except OSError:
         return False
     return True

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SYNCED_AT_ONCE = 32 << 20
 #: A piece of zeros of at least this size, in bytes, becomes a hole.
 _HOLE = 64 << 10
+#: A file that tells of troubles has room for so many bytes.
+_REPORT = 4096
 
 
 def file_stamp(info: os.stat_result) -> tuple[int, int, int, int]:
@@ -204,6 +206,27 @@ def write_atomic(
         write_and_rename(temporary_name(path), path, data, mode=mode, durable=durable)
     if durable and syncs_name:
         fsync_path(os.path.dirname(path))
+
+
+def write_report(path: bytes, data: bytes, *, staging: bytes) -> None:
+    """Replace the file at `path`, which tells of troubles; not durably. A full disk may be the trouble to be told of.
+
+    So the file ends in blanks, and there it is written in place, which needs no room. Raises OSError.
+    """
+    data = data.ljust(_REPORT)
+    try:
+        write_atomic(path, data, staging=staging, durable=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or info.st_size < len(data):
+                raise
+            os.pwrite(fd, data.ljust(info.st_size), 0)
+        finally:
+            os.close(fd)
 
 
 def _refuse_special_file(path: bytes) -> None:

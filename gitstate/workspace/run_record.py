@@ -63,4 +63,4 @@ def write_run_file(repository: Repository, record: RunRecord, owner: Process) ->
     keeper = None if record.keeper is None else list(record.keeper)
     value: dict[str, Json] = {"run_id": record.run_id, "owner": list(owner), "keeper": keeper}
     value["problem"] = None if record.problem is None else text_to_json(record.problem[:1000])
-    files.write_atomic(run_file(repository), dumps(value), staging=repository.own, durable=False)
+    files.write_report(run_file(repository), dumps(value), staging=repository.own)
