@@ -12,7 +12,7 @@ from .command import try_in_halves
 from .index import is_cut_index, list_plain_index
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..system.child import Child
     from .command import Oid
@@ -177,9 +177,11 @@ def _is_ordinary(out: bytes) -> bool:
     return out.startswith(b"H ") and out.count(b"\0H ") + 1 == out.count(b"\0")
 
 
-_CHECK_IGNORE = ("check-ignore", "--no-index", "-z", "--stdin")
+_CHECK_IGNORE = ("check-ignore", "-z", "--stdin")
+_NO_INDEX = ("--no-index",)
 #: `check-ignore` refuses literal pathspecs.
 _WITH_GLOBS = {"GIT_LITERAL_PATHSPECS": "0"}
+_IGNORE_FILES = b":(glob)**/.gitignore"
 
 
 def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
@@ -187,11 +189,27 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
 
     A path behind a symlink or in a submodule makes git refuse the whole question: such a one is not ignored.
     """
+    if repository.is_true("core.sparsecheckout"):
+        from ..system.files import temporary_directory
+        from .entries import list_index
+
+        with suppress(GitError), temporary_directory("gitstate-ignores-") as directory:
+            listed = list_index(repository.git, [_IGNORE_FILES], tags=True, env=_WITH_GLOBS)
+            left_out = left_out_ignores(repository, [(entry.tag.encode("ascii"), entry.path) for entry in listed])
+            if left_out:
+                env = ignores_index(repository, left_out, {}, os.path.join(os.fsencode(directory), b"index"))
+                return _ignored_among(repository, paths, env)
+    return _ignored_among(repository, paths, None)
+
+
+def _ignored_among(repository: Repository, paths: Sequence[bytes], env: Mapping[str, str] | None) -> set[bytes]:
+    """As `ignored_among`; `env` names an index of .gitignore files that are not on the disk."""
+    words = (*_CHECK_IGNORE, *(_NO_INDEX if env is None else ()))
 
     def check(some: Sequence[bytes]) -> list[bytes] | None:
         lines = b"".join(b"./%s\0" % path for path in some)
         try:
-            out = repository.git.run(*_CHECK_IGNORE, input=lines, env=_WITH_GLOBS, ok_codes=(0, 1))
+            out = repository.git.run(*words, input=lines, env={**(env or {}), **_WITH_GLOBS}, ok_codes=(0, 1))
         except GitError:
             return None
         return out.split(b"\0")[:-1]
@@ -199,9 +217,46 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
     return {path.removeprefix(b"./") for _, found in try_in_halves(paths, check) for path in found or ()}
 
 
-def start_check_ignore(repository: Repository, env: Mapping[str, str]) -> Child:
-    """Start a git that `are_ignored` asks; whoever starts it ends it with `communicate`."""
-    return repository.git.start(*_CHECK_IGNORE, "-v", "-n", env={**env, **_WITH_GLOBS})
+def left_out_ignores(repository: Repository, hidden: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """The .gitignore files among these tags and paths that a sparse checkout leaves out: git reads the index there."""
+    top = repository.toplevel
+    named = [path for tag, path in hidden if path.endswith(b".gitignore") and tag in (b"S", b"s")]
+    return [
+        path
+        for path in named
+        if path.rpartition(b"/")[2] == b".gitignore" and not os.path.lexists(os.path.join(top, path))
+    ]
+
+
+def ignores_index(
+    repository: Repository, left_out: Sequence[bytes], env: Mapping[str, str], index: bytes
+) -> dict[str, str]:
+    """Write an index of these .gitignore files alone to `index`, but for those that this partial clone lacks.
+
+    `env` names the index that they are in; returns the same for the new one. In that of all files git would compare
+    each path with each entry. Raises GitError.
+    """
+    from .entries import list_index
+    from .repository import lacked_files
+
+    git, mine = repository.git, {"GIT_INDEX_FILE": os.fsdecode(index)}
+    found = {entry.path: entry for entry in list_index(git, left_out, env=env) if entry.stage == 0}
+    lacked = lacked_files(repository, {path: entry.oid for path, entry in found.items()})
+    lines = [entry.info_line() for path, entry in found.items() if path not in lacked]
+    names = [path + b"\0" for path in found if path not in lacked]
+    update = ("-c", "core.splitIndex=false", "update-index", "-z")
+    git.run(*update, "--index-info", input=b"".join(lines), env=mine)
+    git.run(*update, "--skip-worktree", "--stdin", input=b"".join(names), env=mine)
+    return mine
+
+
+def start_check_ignore(repository: Repository, env: Mapping[str, str], *, reads_index: bool = False) -> Child:
+    """Start a git that `are_ignored` asks; whoever starts it ends it with `communicate`.
+
+    `reads_index`: `env` names an index with .gitignore files that are not on the disk.
+    """
+    words = (*_CHECK_IGNORE, "-v", "-n", *(() if reads_index else _NO_INDEX))
+    return repository.git.start(*words, env={**env, **_WITH_GLOBS})
 
 
 def are_ignored(asking: Child, paths: Sequence[bytes], deadline: Deadline) -> list[bool]:

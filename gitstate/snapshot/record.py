@@ -329,6 +329,8 @@ class SnapshotBuilder:
         self.knows_submodules = True
         #: Plain files stand where the index has a submodule.
         self.in_submodules = False
+        #: The .gitignore files that a sparse checkout leaves out.
+        self.left_out_ignores: list[bytes] = []
         self.snapshot = Snapshot()
         #: Files of which this snapshot lacks bytes, and directories that were not looked into.
         self.unread: list[bytes] = []

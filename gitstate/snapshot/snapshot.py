@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 
 from ..git.repository import folds_case
-from ..git.status import query_status
+from ..git.status import left_out_ignores, query_status
 from ..objects.tree import GITLINK
 from ..system.stdlib import TYPE_CHECKING
 from .gitdir import settings_identity, store_index, store_operation, store_sparse
 from .read import read_files, take_older
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import add_submodule, read_listing, read_status
-from .walk import CROWD, add_touched, is_nested, start_asking, walk, without_ignored
+from .walk import CROWD, add_touched, end_asking, is_nested, start_asking, walk, without_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,7 @@ def take_snapshot(builder: SnapshotBuilder, query: StatusQuery | None = None) ->
     query = query or query_status(repository, builder.index_path)
     hidden = [] if options.tracked is not None else read_listing(builder, query.listing)
     builder.tracked = options.tracked or builder.tracked
+    builder.left_out_ignores = left_out_ignores(repository, hidden)
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
     found = walk(builder, [builder.top], deadline.part(WALKED))
@@ -94,8 +95,7 @@ def _read_changes(
     try:
         changed, staged_only = read_status(builder, query.status)
     except BaseException:
-        if asking is not None:
-            asking.communicate()
+        end_asking(builder, asking)
         raise
     for path in found.replaced:
         _sort_replaced(builder, path, found.untracked)

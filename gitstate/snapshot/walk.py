@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from ..errors import GitError
 from ..git.repository import git_dir_of
-from ..git.status import are_ignored, start_check_ignore
+from ..git.status import are_ignored, ignores_index, start_check_ignore
 from ..objects.tree import parents_of
+from ..system.files import discard, temporary_name
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .read import NEVER, special_reason
 
@@ -136,12 +138,29 @@ def sort_entries(
 
 
 def start_asking(builder: SnapshotBuilder, found: WalkResult) -> Child | None:
-    """Start the git that `without_ignored` asks; None where it asks nothing. `communicate` ends it."""
+    """Start the git that `without_ignored` asks; None where it asks nothing. `end_asking` ends it."""
     if not found.untracked and not found.special:
         return None
+    repository = builder.repository
+    if builder.left_out_ignores:
+        with suppress(GitError):
+            env = ignores_index(repository, builder.left_out_ignores, builder.env, _own_index(builder))
+            return start_check_ignore(repository, env, reads_index=True)
     # Git answers nothing on a file in the place of a submodule that the index has.
-    no_index = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(builder.repository.own, b"no-index"))}
-    return start_check_ignore(builder.repository, no_index if builder.in_submodules else builder.env)
+    no_index = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
+    return start_check_ignore(repository, no_index if builder.in_submodules else builder.env)
+
+
+def end_asking(builder: SnapshotBuilder, asking: Child | None) -> None:
+    """End what `start_asking` has started."""
+    if asking is not None:
+        asking.communicate()
+    if builder.left_out_ignores:
+        discard(_own_index(builder))
+
+
+def _own_index(builder: SnapshotBuilder) -> bytes:
+    return temporary_name(os.path.join(builder.repository.own, b"ignores-index"))
 
 
 def without_ignored(
@@ -186,8 +205,7 @@ def without_ignored(
             builder.skip_late(late, NOT_LISTED)
             level = inside
     finally:
-        if query is not None:
-            query.communicate()
+        end_asking(builder, query)
     full = _directories_above(plain)
     for path, mode in opened.items():
         if path not in full or mode != 0o755:
