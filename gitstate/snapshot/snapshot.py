@@ -227,7 +227,7 @@ def _store_unreported(
     if builder.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
 
-        known = {*changed, *plain, *builder.snapshot.raw, *(path for _, path in hidden)}
+        known = {*changed, *plain, *builder.snapshot.raw, *builder.snapshot.absent}
         order = builder.tracked.order
         keep_unlike_checkout(builder, [path for path in order if path not in known and not path.endswith(b"/")])
     if builder.tracked.are_few and builder.repository.is_true("core.sparsecheckout"):

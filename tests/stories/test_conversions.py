@@ -151,6 +151,11 @@ def written_again(ws: Workspace, path: str, how: Conversion) -> None:
     clean(ws, path, how)
 
 
+def assumed_unchanged(ws: Workspace, path: str, how: Conversion) -> None:
+    """Git does not look at it, and a checkout may write other bytes."""
+    ws.git("update-index", "--assume-unchanged", path)
+
+
 def deleted(ws: Workspace, path: str, how: Conversion) -> None:
     ws.remove(path)
 
@@ -171,6 +176,7 @@ CHANGES: dict[str, Change] = {
     "clean": clean,
     "touched": touched,
     "written-again": written_again,
+    "assumed-unchanged": assumed_unchanged,
     "deleted": deleted,
     "staged-deletion": staged_deletion,
     "removed-from-index": removed_from_index,
