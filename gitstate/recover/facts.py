@@ -393,6 +393,7 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
         worker=describe(who.holder),
         contains_wip=contains or (carried is not None and faithful and not carried.at_rest),
         carried=carried,
+        last_head=None if here.head_ref is None or here.head is not None else _last_head(repository),
         operation_differs=_operation_differs(repository, reader, newest),
     )
 
@@ -416,6 +417,12 @@ def _is_renamed(here: Facts, repository: Repository, old: str | None, wip: Oid) 
     if old is None or here.remote is not None or here.head_ref in (None, old) or here.head != wip:
         return False
     return refs.is_renamed(repository, old)
+
+
+def _last_head(repository: Repository) -> Oid | None:
+    from ..git.damaged.head import last_commit
+
+    return last_commit(os.path.join(repository.git_dir, b"logs", b"HEAD"))
 
 
 def _carried(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Carried | None:

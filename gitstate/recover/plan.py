@@ -11,7 +11,7 @@ from ..format.manifest import Manifest, Save
 from ..format.names import branch_name
 from ..git.command import Oid
 from ..restore.choices import Outcome
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, quote
 from .request import SUCCESSES, RecoverResult, with_messages
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class Facts(Record):
     carried: Carried | None = None
     """Where plain git carried the WIP commit to another base; None where it did not. If it is faithful, `saves` are
     those of the new base."""
+    last_head: Oid | None = None
+    """The commit that HEAD was on last, where its branch is no more; None if unknown, or there is a branch."""
     detach: bool = False
     """HEAD has to be detached: a clone has put it on a branch at the commit on which it was detached."""
     operation_differs: bool = False
@@ -129,8 +131,8 @@ def _decide(facts: Facts) -> Verdict:
         return Verdict("live", message, EXIT_AGAIN, "gitstate status")
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
-    if facts.head not in resting_places(facts.saves):
-        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest.save_id, facts.carried)
+    if facts.head not in resting_places(facts.saves) and not _has_lost_branch(facts):
+        return _buried(facts) if facts.contains_wip else _diverged(facts, newest.manifest.save_id)
     if facts.operation is not None and (facts.operation_differs or newest.manifest.operation is None):
         return Verdict(
             "diverged",
@@ -141,7 +143,20 @@ def _decide(facts: Facts) -> Verdict:
     if facts.carried is not None:
         base = facts.carried.base[:12]
         return Verdict("restore", f"git had carried the WIP commit to another base; the branch is on that base, {base}")
+    if _has_lost_branch(facts):
+        base = (facts.saves[-1].manifest.head or "")[:12]
+        return Verdict("restore", f"another program had deleted the branch; it is on {base} again")
     return Verdict("restore")
+
+
+def _has_lost_branch(facts: Facts) -> bool:
+    """Whether another program has deleted the branch, as `git fetch --prune` does, and HEAD was on the save last.
+
+    Without that proof a commit that was made after the save could be left behind.
+    """
+    if facts.head is not None or facts.last_head is None or facts.remote is not None:
+        return False
+    return facts.saves[-1].manifest.head is not None and facts.last_head in resting_places(facts.saves)
 
 
 def _with_damage(verdict: Verdict, facts: Facts) -> Verdict:
@@ -240,8 +255,14 @@ def _buried(facts: Facts) -> Verdict:
     return Verdict("buried", message, hint=f"{onto} && {back}")
 
 
-def _diverged(save_id: str, carried: Carried | None) -> Verdict:
-    message = f"the branch was moved to another commit after the save {save_id}; nothing was touched"
+def _diverged(facts: Facts, save_id: str) -> Verdict:
+    carried = facts.carried
+    if facts.head is None and facts.head_ref is not None and facts.last_head is not None:
+        message = f"another program has deleted the branch, on which there is a commit after the save {save_id}"
+        hint = f"git update-ref {quote(facts.head_ref)} {facts.last_head[:12]}, then: gitstate recover"
+        return Verdict("diverged", f"{message}; nothing was touched", EXIT_PERSON, hint)
+    what = "deleted" if facts.head is None else "moved to another commit"
+    message = f"the branch was {what} after the save {save_id}; nothing was touched"
     hint = f"gitstate diff {save_id}; gitstate restore {save_id} PATH…; gitstate recover --dismiss"
     if carried is not None:
         message = f"git carried the WIP commit of the save {save_id} to another base, and it does not hold all of it"

@@ -111,7 +111,9 @@ DECISIONS: list[tuple[str, Facts, str, int, str, str | None]] = [
         "nothing was touched",
         "gitstate recover --dismiss",
     ),
-    ("the branch is unborn now", facts(SAVE, head=None), "diverged", 4, SAVE_ID, f"gitstate diff {SAVE_ID}"),
+    ("the branch is unborn now", facts(SAVE, head=None), "diverged", 4, "deleted", f"gitstate diff {SAVE_ID}"),
+    ("HEAD was on it last", facts(SAVE, head=None, last_head=SAVE.wip), "restore", 0, "deleted the branch", None),
+    ("HEAD was elsewhere last", facts(SAVE, head=None, last_head=OTHER), "diverged", 4, "a commit after", OTHER[:12]),
     ("a detached HEAD moved", facts(DETACHED, head_ref=None, head=OTHER), "diverged", 4, "moved", "--dismiss"),
     ("the WIP commit of a save that moves no branch", facts(IN_MERGE), "diverged", 4, "moved", "--dismiss"),
     (

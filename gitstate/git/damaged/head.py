@@ -134,9 +134,18 @@ def last_checkout(git_dir: bytes) -> bytes | None:
 
 def last_value(log: bytes) -> Oid | None:
     """The last value of a reflog; None where there is none. A torn line does not count."""
-    lines = [line.split(b" ", 2) for line in tail(log).split(b"\n")]
-    values = [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
+    values = _values(log)
     return values[-1] if values and values[-1].strip("0") else None
+
+
+def last_commit(log: bytes) -> Oid | None:
+    """The same, before the ref was deleted."""
+    return next((value for value in reversed(_values(log)) if value.strip("0")), None)
+
+
+def _values(log: bytes) -> list[Oid]:
+    lines = [line.split(b" ", 2) for line in tail(log).split(b"\n")]
+    return [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
 
 
 def tail(path: bytes) -> bytes:
