@@ -39,6 +39,7 @@ from ..system.locks import locked
 from ..workspace import registry, settings
 from ..workspace.damage import backlink_trouble, find_unreadable, open_damaged
 from ..workspace.live_context import read_live_context, state_name
+from ..workspace.lost_refs import REFS_DELETED, lost_save_id
 from ..workspace.ownership import locked_workspace
 from ..workspace.peek import Peeker, WorkspacePeek
 from ..workspace.run_record import failing_checkpoints
@@ -85,6 +86,7 @@ def examine(path: bytes) -> list[Finding]:
             _durability,
             _state_file,
             _waiting,
+            _fetched_over,
             _checkpoints,
             _proven,
             _pushed,
@@ -339,11 +341,36 @@ def _waiting(repository: Repository) -> Iterator[Finding]:
     if seen.marker is None:
         if seen.status == "active" and seen.owner == "gone":
             yield Finding("waiting", "the last run ended without a save", "gitstate recover")
+        elif lost_save_id(repository) is not None:
+            yield Finding("waiting", f"a save is pending, and {REFS_DELETED}", "gitstate recover")
         return
     stamp = repository.git.run("show", "-s", "--format=%ct", seen.marker, ok_codes=range(256)).strip()
     age = time.time() - int(stamp) if stamp.isdigit() else 0.0
     since = f" for {age / 3600:.0f} hours" if age > _FORGOTTEN else ""
     yield Finding("waiting", f"a save is pending{since}", "gitstate recover", serious=age > _FORGOTTEN)
+
+
+def _fetched_over(repository: Repository) -> Iterator[Finding]:
+    """A remote that is fetched into all refs, as by `git clone --mirror`: a fetch that prunes deletes every save."""
+    for key, refspecs in repository.config.items():
+        if not key.startswith("remote.") or not key.endswith(".fetch"):
+            continue
+        places = [spec.rpartition(":")[2] for spec in refspecs if not spec.startswith("^")]
+        spared = [spec[1:] for spec in refspecs if spec.startswith("^")]
+        missing = [
+            pattern
+            for pattern in (f"{names.OWN}*", names.NOTES)
+            if any(_covers(place, pattern) for place in places) and not any(_covers(one, pattern) for one in spared)
+        ]
+        if missing:
+            remote = key.removeprefix("remote.").removesuffix(".fetch")
+            what = f"{remote} is fetched into all refs: `git fetch --prune` deletes the saves"
+            yield Finding("refs", what, "; ".join(f"git config --add {shlex.quote(key)} '^{one}'" for one in missing))
+
+
+def _covers(pattern: str, other: str) -> bool:
+    """Whether one side of a refspec matches all that `other` does."""
+    return pattern == other or (pattern.endswith("*") and other.startswith(pattern[:-1]))
 
 
 def _pushed(repository: Repository) -> Iterator[Finding]:

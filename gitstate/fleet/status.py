@@ -58,7 +58,7 @@ def summaries(
     opened = [
         number
         for number, seen in enumerate(looks)
-        if seen.problem == "no_repository" or (not seen.damage and (seen.marker or seen.unreadable))
+        if seen.problem == "no_repository" or (not seen.damage and (seen.marker or seen.lost or seen.unreadable))
     ]
     tasks = [lambda path=looks[number].workspace: summarize(path) for number in opened]
     opening = forkpool.each(
@@ -137,6 +137,11 @@ def summarize(path: bytes) -> Summary:
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
             inside = tuple(sorted(item.path for item in save.manifest.nested))
         problem = _lost_backlink(repository.git_dir, repository.common_dir)
+        if status == "interrupted" and archive is None:
+            from ..workspace.lost_refs import REFS_DELETED, lost_save_id
+
+            waiting = lost_save_id(repository)
+            problem = problem if waiting is None else "; ".join(filter(None, (REFS_DELETED, problem)))
         if status == "active":
             state, notes = _of_active(repository.git_dir, owner_state(repository.git_dir, context))
             problem = "; ".join([*([] if problem is None else [problem]), *notes]) or None

@@ -42,13 +42,14 @@ from ..format.names import (
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.damaged.files import missing_alternate
+from ..git.gitdir import linked_worktrees
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.stdlib import quote
-from ..workspace.live_context import read_live_context
+from ..workspace.live_context import forget_pending, pending_in_context, read_live_context
 from ..workspace.ownership import locked_workspace
 from ..workspace.peek import worktree_ids
 from ..workspace.settings import boolean, number
@@ -363,12 +364,20 @@ def _refuse_what_may_come_back(repository: Repository, going: Sequence[Held]) ->
 
 
 def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: Mapping[str, Oid]) -> None:
+    _forget(repository, {item.archive for item in going})
     updates = [RefUpdate(item.ref, None, item.archive) for item in going]
     facts = [dismissed_ref(item.workspace_id, item.save_id) for item in going]
     updates += [RefUpdate(ref, None, dismissed[ref]) for ref in facts if ref in dismissed]
     refs.move_refs(repository, git, updates, "prune")
     notes = NotesRef(repository, NOTES, workspace_id(repository))
     notes.drop(git, [item.save.wip for item in going if item.save is not None])
+
+
+def _forget(repository: Repository, archives: set[Oid]) -> None:
+    """Let no live context name a save that goes: it would be taken for one that has lost its refs."""
+    for git_dir in (repository.common_dir, *(item.git_dir for item in linked_worktrees(repository.common_dir))):
+        if pending_in_context(git_dir) in archives:
+            forget_pending(git_dir)
 
 
 def _old_conversations(repository: Repository, rule: Rule) -> list[Held]:

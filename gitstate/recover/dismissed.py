@@ -12,6 +12,8 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..workspace.live_context import forget_pending
+from ..workspace.lost_refs import make_again
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
 from .facts import gather
 from .request import RecoverRequest, RecoverResult, hints_for
@@ -34,6 +36,8 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
 
             return dismiss_fetched(repository, git, request.save_id, request)
         archive = pending_archive(repository)
+        if archive is None and not request.dry_run and make_again(repository, git, reader):
+            archive = pending_archive(repository)
         if archive is None:
             return RecoverResult(repository.toplevel, "nothing", "no pending save")
         facts = gather(repository, reader)
@@ -49,6 +53,7 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
             write_journal(repository, ref_locks(repository, [update.ref for update in updates]))
             refs.move_refs(repository, git, updates, "dismissed")
             clear_journal(repository)
+            forget_pending(repository.git_dir)
     message = "the save is no longer pending; it stays in the log"
     return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
 

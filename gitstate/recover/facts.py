@@ -32,7 +32,14 @@ from ..system import files, process
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.lease import describe, presence_in
-from ..workspace.live_context import RECOVERED, owner_state, read_live_context, read_state_context, state_name
+from ..workspace.live_context import (
+    RECOVERED,
+    owner_state,
+    pending_in_context,
+    read_live_context,
+    read_state_context,
+    state_name,
+)
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 
 if TYPE_CHECKING:
@@ -199,6 +206,13 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
     mine = pending_archive(repository)
     if mine is not None:
         return _Pending(mine, names.own_marker(repository))
+    if pending_in_context(repository.git_dir) is not None:
+        from ..workspace.lost_refs import lost_stack
+
+        # Who only looks does not make its refs again.
+        lost = lost_stack(repository, reader)
+        if lost:
+            return _Pending(lost[0].archive, None)
     fitting: list[tuple[Manifest, _Pending]] = []
     for ref, oid, stack in orphans(repository, reader):
         manifest = stack[0].manifest

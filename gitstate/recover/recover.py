@@ -19,6 +19,7 @@ from ..restore.paths import Workspace
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
+from ..workspace.live_context import pending_in_context
 from ..workspace.ownership import give_back, left_behind, locked_workspace
 from ..workspace.settings import require, with_filter_limit
 from .facts import compare_with_checkpoint, gather, with_damage
@@ -86,6 +87,11 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     are_files = refs.refs_are_files(repository)
     waiting = (pending_in_files(repository.common_dir) if are_files else pending_archives(repository.git)).keys()
     own = workspace_id(repository)
+    if own not in waiting and not request.dry_run and pending_in_context(repository.git_dir) is not None:
+        from ..workspace.lost_refs import TOLD, make_again
+
+        if make_again(repository, git, reader):
+            return with_messages(_recover_locked(repository, git, reader, request), TOLD)
     if own not in waiting:
         return _recover_waiting(Workspace.of(repository, git, reader), waiting, request)
     # Imported, and begun, while git gets ready: most of what a recovery loads, and what takes the longest.

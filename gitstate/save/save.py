@@ -34,6 +34,7 @@ from ..system.clock import Deadline
 from ..system.process import is_orphan, this_process, was_left
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import settings
+from ..workspace.live_context import pending_in_context
 from ..workspace.ownership import (
     clean_up_after_kill,
     clear_journal,
@@ -120,6 +121,7 @@ def _save_until_index_rests(
                 if look is not None:
                     request, look = request._replace(look_end=Deadline(look)), None
                 if request.kind == "save":
+                    _make_lost_refs_again(repository, git)
                     return save_owned(repository, git, request), left_behind(repository)
                 return _save_locked(repository, git, request, insists=not pauses), left_behind(repository)
         except IndexMoved:
@@ -143,6 +145,19 @@ def _refuse_orphan(repository: Repository) -> None:
         raise TryAgain(
             "whoever asked for this save was killed before it began; nothing was saved", hint="gitstate save"
         )
+
+
+def _make_lost_refs_again(repository: Repository, git: Git) -> None:
+    """Where an earlier save is pending and another program deleted its refs: this one stands on it."""
+    if pending_in_context(repository.git_dir) is None:
+        return
+    with suppress(GitError, OSError):
+        if own_marker(repository) not in refs.read_refs(repository, [own_marker(repository)]):
+            from ..objects.reader import ObjectReader
+            from ..workspace.lost_refs import make_again
+
+            with ObjectReader(repository.git) as reader:
+                make_again(repository, git, reader)
 
 
 def bounded(request: SaveRequest, repository: Repository) -> SaveRequest:

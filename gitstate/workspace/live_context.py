@@ -20,7 +20,7 @@ from ..format.context import (
 )
 from ..format.manifest import Manifest
 from ..format.names import branch_name
-from ..git.command import Oid
+from ..git.command import Oid, is_oid
 from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.clock import is_before, now
@@ -45,6 +45,8 @@ ACTIVE: Final = "active"
 INTERRUPTED: Final = "interrupted"
 RECOVERED: Final = "recovered"
 FINISHED: Final = "finished"
+#: In the file of an interrupted context: the archive of the pending save, for where its refs are lost.
+_ARCHIVE = "archive"
 
 
 def read_live_context(repository: Repository) -> tuple[Context, Status | None]:
@@ -71,6 +73,27 @@ def _context_of(data: bytes | None) -> tuple[Context, Status | None]:
     except BadJson:
         return Context(), None
     return context_from_json(value), parse_status(value.get("status"))
+
+
+def pending_in_context(git_dir: bytes) -> Oid | None:
+    """The archive of the save that is pending by the live context; None where none is, or it can't be read."""
+    data = files.read_limited(os.path.join(git_dir, b"gitstate", CONTEXT_FILE), MAX_CONTEXT)
+    try:
+        value = {} if data is None else loads(data, MAX_CONTEXT, "the context")
+    except BadJson:
+        return None
+    archive = value.get(_ARCHIVE)
+    return archive if value.get("status") == INTERRUPTED and isinstance(archive, str) and is_oid(archive) else None
+
+
+def forget_pending(git_dir: bytes) -> None:
+    """Let the live context name no archive: its save is resolved. Raises OSError."""
+    path = os.path.join(git_dir, b"gitstate", CONTEXT_FILE)
+    data = files.read_limited(path, MAX_CONTEXT)
+    if pending_in_context(git_dir) is not None:
+        value = loads(data, MAX_CONTEXT, "the context")
+        rest = {name: one for name, one in value.items() if name != _ARCHIVE}
+        files.write_atomic(path, dumps(rest), staging=os.path.dirname(path))
 
 
 def owner_state(git_dir: bytes, context: Context) -> OwnerState:
@@ -273,6 +296,8 @@ def write_state(
     path = state_path(repository)
     files.make_directory(repository.own, top=repository.git_dir)
     live = {**context.to_json(), "status": status}
+    if status == INTERRUPTED and save is not None:
+        live[_ARCHIVE] = save.get("archive")
 
     def write(path: bytes, data: bytes) -> None:
         files.write_atomic(path, data, durable=durable, syncs_name=syncs_names, staging=repository.own)

@@ -88,18 +88,21 @@ class WorkspacePeek(Record):
         return self.status == "active" and self.owner in ("lives", "ours")
 
     @property
+    def lost(self) -> bool:
+        """Whether a save may be pending whose refs are gone: a save writes `interrupted` after its marker."""
+        return self.status == "interrupted" and self.marker is None
+
+    @property
     def due(self) -> bool:
         """Whether there may be something to recover: the workspace is worth opening."""
         if self.problem is not None or self.lives:
             return False
         crashed = self.status == "active" and self.owner == "gone"
-        # A save writes `interrupted` after its marker: a marker that is gone was lost.
-        lost = self.status == "interrupted" and self.marker is None
         orphan = self.status is None and self.checkpoint is not None
         return bool(
             self.marker
             or crashed
-            or lost
+            or self.lost
             or orphan
             or self.journal
             or self.dead_locks
