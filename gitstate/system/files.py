@@ -222,7 +222,8 @@ def write_report(path: bytes, data: bytes, *, staging: bytes) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or info.st_size < len(data):
+            # Under another name it may be a file of anybody's.
+            if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1 or info.st_size < len(data):
                 raise
             os.pwrite(fd, data.ljust(info.st_size), 0)
         finally:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from gitstate.system.files import write_report
 from tests.agent_hooks.test_background import event, settled
 from tests.faults.test_limits import fill, release, small_disk, workspace_in
 from tests.support.agents import Started, wait_until
@@ -55,3 +59,16 @@ def test_checkpoint_of_a_hook_that_has_no_room_is_told(tmp_path: Path) -> None:
         event(ws, **now)
         wait_until(lambda: problem(ws) is None, "and then no more")
         settled(ws)
+
+
+def test_report_is_written_through_no_second_name(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", SIZE) as disk:
+        report, other = os.fsencode(disk / "report"), disk / "other"
+        write_report(report, b"one", staging=os.fsencode(disk))
+        fill(disk, 0)
+        write_report(report, b"two", staging=os.fsencode(disk))
+        assert (disk / "report").read_bytes().rstrip() == b"two"
+        other.hardlink_to(disk / "report")
+        with pytest.raises(OSError, match="No space left"):
+            write_report(report, b"three", staging=os.fsencode(disk))
+        assert other.read_bytes().rstrip() == b"two"
