@@ -193,7 +193,7 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
         from ..system.files import temporary_directory
         from .entries import list_index
 
-        with suppress(GitError), temporary_directory("gitstate-ignores-") as directory:
+        with suppress(GitError, OSError), temporary_directory("gitstate-ignores-") as directory:
             listed = list_index(repository.git, [_IGNORE_FILES], tags=True, env=_WITH_GLOBS)
             left_out = left_out_ignores(repository, [(entry.tag.encode("ascii"), entry.path) for entry in listed])
             if left_out:
@@ -219,13 +219,8 @@ def _ignored_among(repository: Repository, paths: Sequence[bytes], env: Mapping[
 
 def left_out_ignores(repository: Repository, hidden: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     """The .gitignore files among these tags and paths that a sparse checkout leaves out: git reads the index there."""
-    top = repository.toplevel
     named = [path for tag, path in hidden if path.endswith(b".gitignore") and tag in (b"S", b"s")]
-    return [
-        path
-        for path in named
-        if path.rpartition(b"/")[2] == b".gitignore" and not os.path.lexists(os.path.join(top, path))
-    ]
+    return [path for path in named if not os.path.lexists(os.path.join(repository.toplevel, path))]
 
 
 def ignores_index(

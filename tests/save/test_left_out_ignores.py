@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -49,6 +50,17 @@ def test_what_was_destroyed_of_it_is_not_held(sparse: Workspace) -> None:
     """`ignored_among` judges what an agent removed or wrote over."""
     asked = [os.fsencode(path) for path in (*IGNORED, *PLAIN)]
     assert ignored_among(open_repository(os.fsencode(sparse.path)), asked) == {os.fsencode(path) for path in IGNORED}
+
+
+def test_judge_without_a_place_for_an_index_goes_by_what_is_there(
+    sparse: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    repository = open_repository(os.fsencode(sparse.path))
+    monkeypatch.setattr(os, "mkdir", refuse)
+    assert ignored_among(repository, [b"build/out", b"src/new"]) == set()
 
 
 def test_partial_clone_that_lacks_them_saves_what_is_there(sparse: Workspace) -> None:
