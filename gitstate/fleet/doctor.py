@@ -37,9 +37,8 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.locks import locked
 from ..workspace import registry, settings
-from ..workspace.damage import backlink_trouble, find_unreadable, open_damaged
+from ..workspace.damage import REFS_DELETED, backlink_trouble, find_unreadable, lost_save_id, open_damaged
 from ..workspace.live_context import read_live_context, state_name
-from ..workspace.lost_refs import REFS_DELETED, lost_save_id
 from ..workspace.ownership import locked_workspace
 from ..workspace.peek import Peeker, WorkspacePeek
 from ..workspace.run_record import failing_checkpoints
@@ -351,7 +350,7 @@ def _waiting(repository: Repository) -> Iterator[Finding]:
 
 
 def _fetched_over(repository: Repository) -> Iterator[Finding]:
-    """A remote that is fetched into all refs, as by `git clone --mirror`: a fetch that prunes deletes every save."""
+    """A remote that is fetched into the refs of saves, as by `git clone --mirror`: a fetch that prunes deletes them."""
     for key, refspecs in repository.config.items():
         if not key.startswith("remote.") or not key.endswith(".fetch"):
             continue
@@ -364,7 +363,7 @@ def _fetched_over(repository: Repository) -> Iterator[Finding]:
         ]
         if missing:
             remote = key.removeprefix("remote.").removesuffix(".fetch")
-            what = f"{remote} is fetched into all refs: `git fetch --prune` deletes the saves"
+            what = f"{remote} is fetched into the refs of the saves: `git fetch --prune` deletes them"
             yield Finding("refs", what, "; ".join(f"git config --add {shlex.quote(key)} '^{one}'" for one in missing))
 
 

@@ -138,7 +138,7 @@ def summarize(path: bytes) -> Summary:
             inside = tuple(sorted(item.path for item in save.manifest.nested))
         problem = _lost_backlink(repository.git_dir, repository.common_dir)
         if status == "interrupted" and archive is None:
-            from ..workspace.lost_refs import REFS_DELETED, lost_save_id
+            from ..workspace.damage import REFS_DELETED, lost_save_id
 
             waiting = lost_save_id(repository)
             problem = problem if waiting is None else "; ".join(filter(None, (REFS_DELETED, problem)))

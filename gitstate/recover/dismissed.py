@@ -12,8 +12,8 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..workspace.damage import make_again
 from ..workspace.live_context import forget_pending
-from ..workspace.lost_refs import make_again
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
 from .facts import gather
 from .request import RecoverRequest, RecoverResult, hints_for

@@ -207,7 +207,7 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
     if mine is not None:
         return _Pending(mine, names.own_marker(repository))
     if pending_in_context(repository.git_dir) is not None:
-        from ..workspace.lost_refs import lost_stack
+        from ..workspace.damage import lost_stack
 
         # Who only looks does not make its refs again.
         lost = lost_stack(repository, reader)

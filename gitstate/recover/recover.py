@@ -88,7 +88,7 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     waiting = (pending_in_files(repository.common_dir) if are_files else pending_archives(repository.git)).keys()
     own = workspace_id(repository)
     if own not in waiting and not request.dry_run and pending_in_context(repository.git_dir) is not None:
-        from ..workspace.lost_refs import TOLD, make_again
+        from ..workspace.damage import TOLD, make_again
 
         if make_again(repository, git, reader):
             return with_messages(_recover_locked(repository, git, reader, request), TOLD)

@@ -42,7 +42,7 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.process import is_alive, process, this_process
 from ..system.stdlib import TYPE_CHECKING, pickler, suppress
-from ..workspace import damage, lease, lost_refs, peek, registry  # noqa: F401
+from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.live_context import read_turn
 from ..workspace.run_record import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults

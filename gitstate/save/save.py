@@ -151,10 +151,11 @@ def _make_lost_refs_again(repository: Repository, git: Git) -> None:
     """Where an earlier save is pending and another program deleted its refs: this one stands on it."""
     if pending_in_context(repository.git_dir) is None:
         return
+    # Where that fails no ref can be written, and the save says so.
     with suppress(GitError, OSError):
         if own_marker(repository) not in refs.read_refs(repository, [own_marker(repository)]):
             from ..objects.reader import ObjectReader
-            from ..workspace.lost_refs import make_again
+            from ..workspace.damage import make_again
 
             with ObjectReader(repository.git) as reader:
                 make_again(repository, git, reader)

@@ -1,13 +1,16 @@
 """A workspace whose repository git can't read in part: opened, saved by a git directory that stands in, and reported.
 
 What is damaged is found in `git.damaged`, from git's files alone. Here the live context, the register and the directory
-of gitstate tell what those files have lost.
+of gitstate tell what those files have lost; also the refs of a pending save, which other programs delete.
 """
 
 from __future__ import annotations
 
 import os
 
+from ..errors import CorruptSave, UnsupportedSave
+from ..format import names
+from ..format.archive import read_stack
 from ..git import refs
 from ..git.attributes import conditional_includes
 from ..git.command import Git, Oid, hooks_off
@@ -27,15 +30,18 @@ from ..git.gitdir import StrangeFile, common_dir_by_files, path_named_in, strang
 from ..git.index import as_words
 from ..git.opening import settings_of
 from ..git.permitted import as_permitted
+from ..git.refs import RefUpdate
 from ..git.repository import Repository, parse_bool
+from ..objects.reader import ObjectReader
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
-from .live_context import read_context
-from .ownership import stand_in_git_dir
+from .live_context import pending_in_context, read_context
+from .ownership import clear_journal, ref_locks, stand_in_git_dir, write_journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..format.manifest import Save
     from ..git.damaged.broken import Broken
 
 
@@ -243,8 +249,8 @@ def _knows_file_below(index: bytes, top: bytes) -> bool:
     An index of version 4 does not hold whole paths (`man 5 gitformat-index`): most of its files are not found.
     """
     data, seen = files.read_limited(index, _FOR_ONE_FILE) or b"", 0
-    for directory, names, others in files.walk(top) if data else ():
-        names[:] = [name for name in names if name != b".git"]
+    for directory, inner, others in files.walk(top) if data else ():
+        inner[:] = [name for name in inner if name != b".git"]
         for name in others:
             path = os.path.join(directory, name)
             with suppress(OSError):
@@ -266,3 +272,61 @@ def _has_seen(data: bytes, path: bytes, info: os.stat_result) -> bool:
             return True
         place = data.find(inode, place + 1)
     return False
+
+
+# -- a pending save whose refs another program has deleted, as `git fetch --prune` does where it fetches into `refs/*`
+#
+# The live context names the archive of the pending save, in the git directory. As long as git has the objects (two
+# weeks, unless somebody prunes them) the refs are made again. Whoever resolves a save in another way changes that
+# context, or leaves one of its refs.
+
+#: What to say of such a save, and where its refs were made again.
+REFS_DELETED = "another program has deleted its refs"
+TOLD = "another program had deleted the refs of the pending save; they were made again"
+
+
+def lost_save_id(repository: Repository) -> str | None:
+    """The id of a pending save that has lost its refs; None where there is none to read."""
+    if pending_in_context(repository.git_dir) is None:
+        return None
+    with ObjectReader(repository.git) as reader:
+        stack = lost_stack(repository, reader)
+        return stack[0].manifest.save_id if stack else None
+
+
+def lost_stack(repository: Repository, reader: ObjectReader) -> tuple[Save, ...]:
+    """The stack of a pending save that has lost its refs, newest first; empty where there is none to read."""
+    archive = pending_in_context(repository.git_dir)
+    if archive is None:
+        return ()
+    try:
+        stack = read_stack(archive, reader)
+    except (CorruptSave, UnsupportedSave):
+        # Git ends at an object that it can't read.
+        reader.restart()
+        return ()
+    newest = stack[0].manifest
+    ids = {newest.workspace_id, names.workspace_id(repository)}
+    own = [names.marker_ref(one) for one in ids]
+    own += [make(one, newest.save_id) for one in ids for make in (names.save_ref, names.dismissed_ref)]
+    return () if refs.read_refs(repository, own) else stack
+
+
+def make_again(repository: Repository, git: Git, reader: ObjectReader) -> bool:
+    """Make the refs of a pending save again that has lost them. Whether there was one.
+
+    In one transaction: the save alone, without its marker, would count as resolved. For whoever has locked the
+    workspace. Raises GitError.
+    """
+    stack = lost_stack(repository, reader)
+    if not stack:
+        return False
+    own = names.workspace_id(repository)
+    saves = {names.save_ref(own, save.manifest.save_id): save.archive for save in stack}
+    there = refs.read_refs(repository, saves)
+    made = {names.own_marker(repository): stack[0].archive}
+    made.update((ref, archive) for ref, archive in saves.items() if ref not in there)
+    write_journal(repository, ref_locks(repository, [*made]))
+    refs.move_refs(repository, git, [RefUpdate(ref, archive, None) for ref, archive in made.items()], "made again")
+    clear_journal(repository)
+    return True

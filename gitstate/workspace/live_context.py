@@ -77,23 +77,26 @@ def _context_of(data: bytes | None) -> tuple[Context, Status | None]:
 
 def pending_in_context(git_dir: bytes) -> Oid | None:
     """The archive of the save that is pending by the live context; None where none is, or it can't be read."""
-    data = files.read_limited(os.path.join(git_dir, b"gitstate", CONTEXT_FILE), MAX_CONTEXT)
-    try:
-        value = {} if data is None else loads(data, MAX_CONTEXT, "the context")
-    except BadJson:
-        return None
+    value = _stored(git_dir)
     archive = value.get(_ARCHIVE)
     return archive if value.get("status") == INTERRUPTED and isinstance(archive, str) and is_oid(archive) else None
 
 
 def forget_pending(git_dir: bytes) -> None:
     """Let the live context name no archive: its save is resolved. Raises OSError."""
-    path = os.path.join(git_dir, b"gitstate", CONTEXT_FILE)
-    data = files.read_limited(path, MAX_CONTEXT)
-    if pending_in_context(git_dir) is not None:
-        value = loads(data, MAX_CONTEXT, "the context")
-        rest = {name: one for name, one in value.items() if name != _ARCHIVE}
-        files.write_atomic(path, dumps(rest), staging=os.path.dirname(path))
+    value = _stored(git_dir)
+    if value.pop(_ARCHIVE, None) is not None:
+        own = os.path.join(git_dir, b"gitstate")
+        files.write_atomic(os.path.join(own, CONTEXT_FILE), dumps(value), staging=own)
+
+
+def _stored(git_dir: bytes) -> dict[str, Json]:
+    """What the file of the live context holds; nothing where it can't be read."""
+    data = files.read_limited(os.path.join(git_dir, b"gitstate", CONTEXT_FILE), MAX_CONTEXT)
+    try:
+        return {} if data is None else loads(data, MAX_CONTEXT, "the context")
+    except BadJson:
+        return {}
 
 
 def owner_state(git_dir: bytes, context: Context) -> OwnerState:

@@ -234,7 +234,7 @@ HEAVY = {"click", "typing", "re", "enum", "json", "subprocess", "socket", "selec
 #: These have a stand-in, or are needed for types alone.
 STAND_INS = {"collections", "dataclasses", "functools", "hashlib", "pickle", "tempfile", "shutil"}
 #: How many modules of ours the front of a run, and its keeper, hold.
-MOST_OF_FRONT, MOST_OF_KEEPER = 131, 112
+MOST_OF_FRONT, MOST_OF_KEEPER = 130, 111
 
 
 #: What only commands load that take their time: packages, and modules of others. `history.receipt` is for `status`.

@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 
 from tests.states import dirty
-from tests.support.workspace import Run, Workspace, run_git
-
-
-def answer(run: Run, verdict: str, status: int) -> dict[str, Any]:
-    assert run.exit_status == status, run
-    (found,) = run.json["workspaces"]
-    assert found["verdict"] == verdict, run
-    assert isinstance(found, dict)
-    return found
+from tests.support.recovering import answer
+from tests.support.workspace import Workspace, run_git
 
 
 def save(ws: Workspace, *args: str) -> str:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.states import dirty
 from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
-from tests.support.workspace import Run, Workspace, run_git
+from tests.support.patched import patched
+from tests.support.recovering import answer
+from tests.support.workspace import Workspace, run_git
 
 OURS = ("refs/gitstate", "refs/notes/gitstate")
-
-
-def answer(run: Run, verdict: str, status: int) -> dict[str, Any]:
-    assert run.exit_status == status, run
-    (found,) = run.json["workspaces"]
-    assert found["verdict"] == verdict, run
-    assert isinstance(found, dict)
-    return found
 
 
 def worktree_of_bare_clone(ws: Workspace, tmp_path: Path, *options: str, refspec: str | None) -> Workspace:
@@ -104,6 +98,32 @@ def test_status_and_doctor_name_a_save_that_has_lost_its_refs(ws: Workspace) -> 
     assert "deleted its refs" not in ws.gitstate("doctor").text
 
 
+#: Killed when it has moved refs for the first time.
+KILLED = """
+import signal
+from gitstate.git import refs
+move = refs.move_refs
+def move_and_die(*args, **options):
+    move(*args, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+refs.move_refs = move_and_die
+"""
+
+
+def test_kill_while_the_refs_are_made_again_costs_no_save(ws: Workspace) -> None:
+    """A save whose marker alone is gone counts as resolved by hand."""
+    dirty(ws)
+    base, before = ws.out("rev-parse", "HEAD"), fingerprint(ws.path)
+    save_id = save(ws)
+    wipe(ws, base)
+    delete_our_refs(ws)
+    assert patched(ws, KILLED, "recover").returncode == -signal.SIGKILL
+    assert ws.refs(*OURS)
+    assert answer(ws.recover(), "restore", 0)["save_id"] == save_id
+    assert before.diff(fingerprint(ws.path)) == []
+    assert any(ref.endswith(f"/{save_id}") for ref in ws.refs("refs/gitstate/saves"))
+
+
 def test_save_stands_on_one_that_has_lost_its_refs(ws: Workspace) -> None:
     dirty(ws)
     base, index = ws.out("rev-parse", "HEAD"), staged(ws)
@@ -132,6 +152,22 @@ def test_save_that_was_resolved_and_pruned_does_not_come_back(ws: Workspace, res
     assert ws.status() == set()
 
 
+def test_save_that_was_resolved_does_not_come_back(ws: Workspace) -> None:
+    """Whoever removes its marker by hand has resolved it; and so has a dismissal, whatever becomes of its refs."""
+    ws.append("a.txt", "given up\n")
+    save(ws)
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    (marker,) = ws.refs("refs/gitstate/pending")
+    archive = ws.out("rev-parse", marker)
+    ws.git("update-ref", "-d", marker)
+    answer(ws.recover(), "nothing", 0)
+    ws.git("update-ref", marker, archive)
+    answer(ws.recover("--dismiss"), "dismissed", 0)
+    delete_our_refs(ws)
+    answer(ws.recover(), "nothing", 0)
+    assert ws.status() == set()
+
+
 def test_archive_that_git_has_dropped_is_not_looked_for_again(ws: Workspace) -> None:
     dirty(ws)
     save(ws)
@@ -147,7 +183,7 @@ def test_remedy_of_doctor_keeps_the_refs_of_a_mirror(ws: Workspace, tmp_path: Pa
     (found,) = [item for item in agent.gitstate("doctor", "--json").json["findings"] if item["check"] == "refs"]
     for command in found["next"].split("; "):
         agent.git(*shlex.split(command)[1:])
-    assert "fetched into all refs" not in agent.gitstate("doctor").text
+    assert "into the refs of the saves" not in agent.gitstate("doctor").text
     dirty(agent)
     save(agent)
     kept = agent.refs(*OURS)

@@ -10,13 +10,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.states import STATES, add_submodule, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.patched import patient
+from tests.support.recovering import answer
 from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace, run_git
 
@@ -25,14 +25,6 @@ def save(ws: Workspace, *args: str, task_id: str = "T-1") -> str:
     run = ws.save(*args, task_id=task_id)
     assert run.exit_status in (0, 4), run
     return str(run.json["save_id"])
-
-
-def answer(run: Run, verdict: str, status: int) -> dict[str, Any]:
-    assert run.exit_status == status, run
-    (found,) = run.json["workspaces"]
-    assert found["verdict"] == verdict, run
-    assert isinstance(found, dict)
-    return found
 
 
 def follow(ws: Workspace, command: str) -> Run | None:

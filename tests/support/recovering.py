@@ -42,6 +42,15 @@ def recovered_from(run: Run, *, exits: Iterable[int] = (0,)) -> dict[str, Any]:
     return answer
 
 
+def answer(run: Run, verdict: str, status: int) -> dict[str, Any]:
+    """What recover says about the one workspace, with this verdict and exit status."""
+    assert run.exit_status == status, run
+    (found,) = run.json["workspaces"]
+    assert found["verdict"] == verdict, run
+    assert isinstance(found, dict)
+    return found
+
+
 def check_state_file(ws: Workspace, saved: Saved | None = None) -> bytes:
     """Check the state file; what `git status` says, which must not name it."""
     path = ws.path / "active_state.json"
