@@ -8,7 +8,7 @@ from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
 from ..git.entries import differing_paths, hidden_tags
-from ..git.index import identify_index_at, index_lock, is_frozen_index, link_or_copy
+from ..git.index import identify_index_at, index_lock, is_frozen_index, link_or_copy, readable_identity
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
 from ..system import files
@@ -76,6 +76,7 @@ class IndexSwap:
         self.git = git
         self.frozen = frozen_index(repository)
         self.next = next_index(repository)
+        self._index = os.path.join(repository.git_dir, b"index")
         self._child: Child | None = None
         #: What it is told, and what of it is still to come; None where none was started.
         self._told: bytes | None = None
@@ -131,15 +132,15 @@ class IndexSwap:
                 self._exchange(save_id)
             return ""
         except GitError as error:
-            return f"{_NOT_EXCHANGED}: {error.message}"
+            # What is written in place shows in the frozen index, too: git may have read half of it. It stays as it is.
+            is_written = readable_identity(self._index) != self._seen
+            return "" if is_written else f"{_NOT_EXCHANGED}: {error.message}"
         except OSError as error:
             return f"{_NOT_EXCHANGED}: {words_of(error)}"
 
     def _exchange(self, save_id: str) -> None:
-        index = os.path.join(self.repository.git_dir, b"index")
         with index_lock(self.repository):
-            # What was written into the file in place shows in the frozen one, too.
-            if not is_frozen_index(index, self.frozen) or identify_index_at(index) != self._seen:
+            if not is_frozen_index(self._index, self.frozen) or identify_index_at(self._index) != self._seen:
                 return
             if self._told:
                 # One with a second name is given to nobody any more: see `give_back`.
@@ -147,7 +148,7 @@ class IndexSwap:
             with suppress(OSError):
                 # Without it `recover` has to look whether anything was staged since.
                 os.link(self.next, left_index(self.repository, save_id, os.stat(self.next).st_mtime_ns))
-            os.rename(self.next, index)
+            os.rename(self.next, self._index)
             files.fsync_path(self.repository.git_dir)
 
     def close(self) -> None:

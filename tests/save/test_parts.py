@@ -102,6 +102,16 @@ def test_index_swap_leaves_the_index_alone_where(
     assert not is_left_index(repository, "ID")
 
 
+def test_index_that_is_just_written_in_place_is_left_alone(ws: Workspace, repository: Repository) -> None:
+    taken, index = snapshot(ws, {b"a": None}), ws.git_dir / "index"
+    before = index.read_bytes()[:20]
+    index.write_bytes(before)
+    swap = IndexSwap(repository, repository.git)
+    swap.start(taken)
+    assert swap.finish(True, "ID") == ""
+    assert index.read_bytes() == before
+
+
 def test_index_that_stays_in_place_is_the_one_that_is_left(ws: Workspace, repository: Repository) -> None:
     swap = IndexSwap(repository, repository.git)
     swap.start(snapshot(ws, {}))
