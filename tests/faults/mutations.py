@@ -196,8 +196,8 @@ MUTATIONS = (
     Mutation(
         "an index that moved under the save is exchanged all the same",
         "save/index.py",
-        "            if not is_frozen_index(index, self.frozen) or identify_index_at(index) != self._seen:\n"
-        "                return\n",
+        "            if not is_frozen_index(self._index, self.frozen) or "
+        "identify_index_at(self._index) != self._seen:\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
     ),
