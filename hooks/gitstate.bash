@@ -48,6 +48,7 @@ fi
 : "${_gitstate_signal=}"   # the signal that ends this shell
 : "${_gitstate_ended=}"    # not empty: the end has been saved
 : "${_gitstate_trap_0=}" "${_gitstate_trap_1=}" "${_gitstate_trap_2=}" "${_gitstate_trap_3=}" "${_gitstate_trap_15=}"
+: "${_gitstate_patience=50}" # tenths of a second for which a command that is gone is waited for
 _gitstate_newline=$'\n'
 _gitstate_pairs=()         # what is just being told to gitstate: a signal to the whole group may cut that short
 
@@ -63,6 +64,7 @@ gitstate_begin() {
   _gitstate_said "$@"
   _gitstate_cut_pairs "$@"
   set -- ${_gitstate_pairs[@]+"${_gitstate_pairs[@]}"}
+  _gitstate_await_program
   _gitstate_pairs=(issue_number='' progress_stage='' memory_refs='' session_id='' "$@")
   "$_gitstate_program" -C "$(_gitstate_directory)" begin --owner-pid "$_gitstate_owner" -- "$@" >/dev/null || {
     set -- "$?"
@@ -79,6 +81,7 @@ gitstate_stage() {
   _gitstate_said "progress_stage=$1"
   _gitstate_cut_pairs "progress_stage=$1"
   set -- "${_gitstate_pairs[0]}"
+  _gitstate_await_program
   _gitstate_pairs=()
   "$_gitstate_program" -C "$(_gitstate_directory)" set -- "$1" >/dev/null
 }
@@ -136,6 +139,7 @@ recover_agent_state() {
   RECOVERED_PROGRESS_STAGE='' RECOVERED_MEMORY_REFS='' RECOVERED_AGENT='' RECOVERED_SESSION_ID=''
   RECOVERED_TRANSCRIPT_PATH='' RECOVERED_AGENT_CWD='' RECOVERED_RESUME_COMMAND=''
   RECOVERED_VERDICT='' RECOVERED_SAVE_ID='' RECOVERED_RESUME='' RECOVERED_BRIEFING=''
+  _gitstate_await_program
   _gitstate_lines=$("$_gitstate_program" -C "$(_gitstate_directory)" recover --format shell) || _gitstate_failure=$?
   case $_gitstate_failure in
     0) ;;
@@ -559,6 +563,7 @@ _gitstate_save() {
 _gitstate_command() {
   local _gitstate_variable _gitstate_value IFS=$_gitstate_newline # one memory reference a line, where they are an array
   _gitstate_unexport
+  _gitstate_await_program
   _gitstate_argv=(env)
   for _gitstate_variable in CURRENT_TASK_ID ISSUE_NUMBER PROGRESS_STAGE MEMORY_REFS; do
     eval "_gitstate_value=\${$_gitstate_variable-}"
@@ -589,6 +594,16 @@ _gitstate_command() {
       done
       ;;
   esac
+}
+
+# An upgrade takes the command away for some seconds. One that does not come back is waited for once.
+_gitstate_await_program() {
+  case $_gitstate_program in */*) ;; *) return 0 ;; esac
+  [ ! -x "$_gitstate_program" ] || _gitstate_patience=50
+  while [ ! -x "$_gitstate_program" ] && [ "$_gitstate_patience" -gt 0 ]; do
+    _gitstate_patience=$((_gitstate_patience - 1))
+    command sleep 0.1 2>/dev/null || command sleep 1 || return 0
+  done
 }
 
 # Set _gitstate_pairs to the KEY=VALUE arguments, each cut to what a command may be given.

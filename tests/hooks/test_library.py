@@ -320,3 +320,48 @@ def test_loop_with_a_wrong_setting_begins_nothing(key: str, stage: Stage, monkey
     assert not (stage.ws.path / "work.txt").exists() and not (stage.ws.path / "active_state.json").exists()
     stage.ws.git("config", "--unset", f"gitstate.{key}")
     assert stage.ws.recover().json["workspaces"][0]["verdict"] == "nothing"
+
+
+#: Puts a command of this user into PATH, which `gone` takes away as an upgrade does, for a second or for good.
+UPGRADE = f"""
+set -euo pipefail
+mkdir "$STAGE/own"
+printf '#!/bin/sh\\nexec "%s" "$@"\\n' "$(command -v gitstate)" >"$STAGE/own/gitstate"
+chmod +x "$STAGE/own/gitstate"
+PATH=$STAGE/own:$PATH
+gone() {{
+  mv "$STAGE/own/gitstate" "$STAGE/taken"
+  [ "$1" = for_good ] || (sleep 1; mv "$STAGE/taken" "$STAGE/own/gitstate") &
+}}
+{SOURCE}
+"""
+
+
+def test_command_that_an_upgrade_takes_away_is_waited_for(stage: Stage) -> None:
+    stage.manner("done")
+    calls = ("gitstate_begin task_id=T-1", "gitstate_stage coding", "gitstate_run claude", "gitstate_finish")
+    lines = "\n".join(f"gone for_a_second; {call}" for call in (*calls, "! recover_agent_state"))
+    assert run(stage, UPGRADE + lines).returncode == 0, stage.said()
+    assert "T-1" in stage.ws.gitstate("show").text and "finished" in stage.ws.gitstate("status").text
+
+
+@pytest.mark.parametrize("end", ["exit 3", 'kill -TERM "$$"'])
+def test_end_in_the_midst_of_an_upgrade_is_saved(end: str, stage: Stage) -> None:
+    run(
+        stage,
+        f"{UPGRADE}gitstate_begin task_id=T-1\ngitstate_stage coding\necho more >>a.txt\ngone for_a_second; {end}",
+    )
+    assert stage.context()["progress_stage"] == "coding"
+
+
+def test_command_that_is_gone_for_good_is_waited_for_once(stage: Stage) -> None:
+    text = f"""{UPGRADE}
+    printf '#!/bin/sh\\necho waited >>"$STAGE/waited"; exec %s "$@"\\n' "$(command -v sleep)" >"$STAGE/own/sleep"
+    chmod +x "$STAGE/own/sleep"
+    gitstate_begin task_id=T-1
+    gone for_good
+    gitstate_stage one || rm "$STAGE/waited"
+    gitstate_stage two || exit "$?"
+    """
+    assert run(stage, text).returncode == 127, stage.said()
+    assert not (stage.directory / "waited").exists()
