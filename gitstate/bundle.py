@@ -1,4 +1,4 @@
-"""The modules that a command loads, in one file: half the time of importing them one by one.
+"""Where a command's modules come from: one file that holds them, half the time of importing them one by one.
 
     gitstate/__pycache__/<command>.<cache tag>[.opt-N].bundle
 
@@ -8,6 +8,9 @@ Where the directory can't be written there is none, and nothing else changes.
 
 The modules that were loaded together are one part, and are unpacked together: they share their names and constants. A
 part ends where git is started. What only another call of the command loads is a part of its own.
+
+A run may take days, and an upgrade replaces or removes these files meanwhile. What is imported after that would be code
+of another version in the midst of the old one: `hold_own_code` keeps it as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from _imp import source_hash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec, SourceFileLoader
     from types import CodeType, ModuleType
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     #: Source file, its mtime in nanoseconds, its size, whether the module is a package, the number of the part that has
     #: its code, and the modules of ours that are loaded while it is, in their order.
     Entry = tuple[str, int, int, bool, int, tuple[str, ...]]
+    #: What tells whether a file was replaced or written: no installer can set the second.
+    Identity = tuple[int, int, int, int]
 else:
     from _frozen_importlib import ModuleSpec
     from _frozen_importlib_external import SourceFileLoader
@@ -45,6 +50,8 @@ _FORMAT = 5
 _LAST_OF_PART = ("gitstate.git.opening", "gitstate.save.save", "gitstate.recover.recover")
 #: The bytes of a number in the file, and of a hash (that of Python's own hash-based .pyc files).
 _NUMBER, _HASH = 4, 8
+#: What no run, loop or guard imports after its start: these packages stand above them, or are loaded by then.
+NOT_HELD = ("agent_hooks", "cli", "fleet", "history", "integrations", "loops")
 #: What a file says of itself in more bytes is damaged.
 _MOST = 1 << 20
 
@@ -235,3 +242,72 @@ class Bundle(Loader):
 def _hash(data: bytes) -> bytes:
     """A hash that tells damaged bytes, and those of another layout of this file; 0.3 ms for a megabyte."""
     return source_hash(_FORMAT, data)
+
+
+class OwnCode(Loader):
+    """The sources of the modules that are not loaded yet, packed: a finder and loader for `sys.meta_path`."""
+
+    def __init__(self) -> None:
+        from zlib import compress
+
+        #: By the name of the module: its file, what that was, and its text. Packed they are 150 kB.
+        self._held: dict[str, tuple[str, Identity, bytes]] = {}
+        for name, path in _sources("gitstate", _DIRECTORY):
+            if name not in sys.modules and name.split(".")[1] not in NOT_HELD:
+                try:
+                    with open(path, "rb", 0) as file:
+                        self._held[name] = path, _identity(os.fstat(file.fileno())), compress(file.read(), 1)
+                except OSError:
+                    # Whoever imports it is told.
+                    continue
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What Python asks of a finder: the module as it was, where its file has changed; else None."""
+        if name not in self._held:
+            return None
+        source, identity, _ = self._held[name]
+        try:
+            if _identity(os.stat(source)) == identity:
+                return None
+        except OSError:
+            pass
+        spec = ModuleSpec(name, self, origin=source, is_package=os.path.basename(source) == "__init__.py")
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(os.path.dirname(source))
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Python makes the module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """What Python asks of a loader: run the module's code."""
+        from zlib import decompress
+
+        module.__file__, _, packed = self._held[module.__name__]
+        exec(compile(decompress(packed), module.__file__, "exec", dont_inherit=True), module.__dict__)
+
+
+def hold_own_code() -> None:
+    """From now on import gitstate's modules as they are now, whatever becomes of their files. Idempotent."""
+    if not any(isinstance(finder, OwnCode) for finder in sys.meta_path):
+        sys.meta_path.insert(0, OwnCode())
+
+
+def _identity(info: os.stat_result) -> Identity:
+    return info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino
+
+
+def _sources(package: str, directory: str) -> Iterator[tuple[str, str]]:
+    """The name and the file of each module of a package, and of those inside it."""
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        entries = []
+    for entry in entries:
+        stem = entry.name.removesuffix(".py")
+        if stem != entry.name:
+            yield package if stem == "__init__" else f"{package}.{stem}", entry.path
+        elif stem.isidentifier() and entry.is_dir():
+            yield from _sources(f"{package}.{stem}", entry.path)

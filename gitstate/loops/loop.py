@@ -22,6 +22,7 @@ from ..agent_hooks.stop import last_stop
 from ..agents.base import Agent
 from ..agents.launch import Launch
 from ..agents.sessions import resume_command
+from ..bundle import hold_own_code
 from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain, UsageError
 from ..format.archive import pending_save_id
 from ..format.context import Context
@@ -106,6 +107,7 @@ class Loop:
 
     def run(self) -> int:
         """Run until no task is left; the status to exit with. Raises GitstateError."""
+        hold_own_code()
         with self.signals:
             self._recover(first=True)
             while True:

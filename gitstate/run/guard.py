@@ -21,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ..agents.registry import stop_rule
+from ..bundle import hold_own_code
 from ..errors import NeedsPerson, TryAgain, words_of
 from ..format.archive import pending_save_id
 from ..format.context import Context
@@ -114,6 +115,7 @@ class guard:
         return other
 
     def __enter__(self) -> Self:
+        hold_own_code()
         repository = open_repository(self._path)
         self._times = read_times(repository, self._given, "the argument")
         result = recover(repository.toplevel, RecoverRequest())

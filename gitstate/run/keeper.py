@@ -25,6 +25,7 @@ import time
 
 from ..agents import launch, sessions  # noqa: F401
 from ..agents.registry import all_agents
+from ..bundle import hold_own_code
 from ..conversation import pieces  # noqa: F401
 from ..errors import EXIT_DONE, GitstateError
 from ..format.manifest import Reason
@@ -89,6 +90,7 @@ def keep(fd: int) -> int:
 
 def load() -> None:
     """Load what the front of a run, which loads this module too, has no use for."""
+    hold_own_code()
     # The last save asks where an agent keeps its transcript, and sends what came of it.
     all_agents()
     pickler()

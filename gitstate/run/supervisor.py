@@ -13,6 +13,7 @@ import time
 from ..agents.base import ARGV_KEY, StopRule
 from ..agents.launch import recorded_argv, write_search_path
 from ..agents.registry import agent_of_command, stop_rule
+from ..bundle import hold_own_code
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
 from ..format.archive import pending_save_id
 from ..format.context import Context
@@ -81,6 +82,7 @@ def run(path: bytes, request: RunRequest) -> int:
     Does not return if a signal ended the run: then this process dies of it, once all is saved. Raises GitstateError
     if nothing was started; UsageError for a setting that can't be read, before anything begins.
     """
+    hold_own_code()
     request = request._replace(command=_supervisable(request.command))
     heard = _heard(request)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
