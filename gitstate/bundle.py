@@ -212,7 +212,10 @@ class Bundle(Loader):
                 lacking[-1][name] = code
             if name in _LAST_OF_PART and lacking[-1]:
                 lacking.append({})
-        data = [marshal.dumps(part) for part in (*parts, *lacking)]
+        # Else each change of the sources would leave a part that holds nothing.
+        filled = [number for number, part in enumerate((*parts, *lacking)) if part]
+        modules = {name: (*entry[:4], filled.index(entry[4]), entry[5]) for name, entry in modules.items()}
+        data = [marshal.dumps((*parts, *lacking)[number]) for number in filled]
         stamps: list[Stamp] = [(len(part), _hash(part)) for part in data]
         head = marshal.dumps((modules, stamps))
         return b"".join((len(head).to_bytes(_NUMBER, "little"), _hash(head), head, *data))

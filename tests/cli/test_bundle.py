@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,14 @@ def bundle(copy: Path) -> Path:
     return found
 
 
+def head(path: Path) -> tuple[dict[str, tuple[Any, ...]], list[tuple[int, bytes]]]:
+    """What a bundle says of its modules, and of its parts."""
+    data = path.read_bytes()
+    found: tuple[dict[str, tuple[Any, ...]], list[tuple[int, bytes]]]
+    found = marshal.loads(data[12 : 12 + int.from_bytes(data[:4], "little")])
+    return found
+
+
 def opened_sources(copy: Path, ws: Workspace) -> int:
     """How many compiled modules one checkpoint reads one by one."""
     done = checkpoint(copy, ws, "-v")
@@ -57,8 +66,7 @@ def test_git_is_started_before_all_is_unpacked(copy: Path, ws: Workspace) -> Non
     """What opens the repository is a part, what locks and asks the next one; the rest is not needed until git works."""
     ws.append("a.txt")
     assert checkpoint(copy, ws).returncode == 0
-    data = bundle(copy).read_bytes()
-    modules, stamps = marshal.loads(data[12 : 12 + int.from_bytes(data[:4], "little")])
+    modules, stamps = head(bundle(copy))
     parts = [modules[f"gitstate.{name}"][4] for name in ("git.opening", "save.save", "save.protocol")]
     assert parts == [0, 1, 2]
     assert sum(size for size, _ in stamps[:1]) < sum(size for size, _ in stamps) / 2
@@ -77,6 +85,17 @@ def test_changed_source_is_used_at_once(copy: Path, ws: Workspace) -> None:
     assert words.stat().st_size == len(text.encode())
     assert "NOTHING changed since the last checkpoint" in checkpoint(copy, ws).stderr
     assert "NOTHING changed since the last checkpoint" in checkpoint(copy, ws).stderr
+
+
+def test_parts_of_which_all_has_changed_go(copy: Path, ws: Workspace) -> None:
+    assert checkpoint(copy, ws).returncode == 0
+    _, first = head(bundle(copy))
+    for source in (copy / "gitstate").rglob("*.py"):
+        os.utime(source, ns=(0, 0))
+    assert checkpoint(copy, ws).returncode == 0
+    modules, stamps = head(bundle(copy))
+    assert len(stamps) <= len(first) and {entry[4] for entry in modules.values()} == {*range(len(stamps))}
+    assert opened_sources(copy, ws) < 10
 
 
 def test_bundle_of_another_copy_of_the_package_is_not_used(copy: Path, ws: Workspace, tmp_path: Path) -> None:
