@@ -105,19 +105,13 @@ class Bundle(Loader):
             return None
         if _SKIPS_IMPORTLIB:
             self._load_inner(entry)
-        return self._spec(name, entry)
+        return _spec(name, self, entry[0], entry[3])
 
     def _load_inner(self, entry: Entry) -> None:
         """Load what a module imports, up to the first that Python has to import."""
         for inner in entry[5]:
             if inner not in sys.modules and not self._load(inner):
                 break
-
-    def _spec(self, name: str, entry: Entry) -> ModuleSpec:
-        spec = ModuleSpec(name, self, origin=entry[0], is_package=entry[3])
-        if spec.submodule_search_locations is not None:
-            spec.submodule_search_locations.append(os.path.dirname(entry[0]))
-        return spec
 
     def _load(self, name: str) -> bool:
         """Do for a module what Python's import does, in a third of the time; False where it has to be done by that."""
@@ -127,7 +121,7 @@ class Bundle(Loader):
             return False
         self._load_inner(entry)
         module = ModuleType(name)
-        spec = module.__spec__ = self._spec(name, entry)
+        spec = module.__spec__ = _spec(name, self, entry[0], entry[3])
         module.__loader__, module.__package__ = self, spec.parent
         if spec.submodule_search_locations is not None:
             module.__path__ = spec.submodule_search_locations
@@ -276,10 +270,7 @@ class OwnCode(Loader):
                 return None
         except OSError:
             pass
-        spec = ModuleSpec(name, self, origin=source, is_package=os.path.basename(source) == "__init__.py")
-        if spec.submodule_search_locations is not None:
-            spec.submodule_search_locations.append(os.path.dirname(source))
-        return spec
+        return _spec(name, self, source, os.path.basename(source) == "__init__.py")
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Python makes the module."""
@@ -290,6 +281,13 @@ class OwnCode(Loader):
 
         module.__file__, _, packed = self._held[module.__name__]
         exec(compile(decompress(packed), module.__file__, "exec", dont_inherit=True), module.__dict__)
+
+
+def _spec(name: str, loader: Loader, source: str, is_package: bool) -> ModuleSpec:
+    spec = ModuleSpec(name, loader, origin=source, is_package=is_package)
+    if spec.submodule_search_locations is not None:
+        spec.submodule_search_locations.append(os.path.dirname(source))
+    return spec
 
 
 def hold_own_code() -> None:
