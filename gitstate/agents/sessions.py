@@ -12,7 +12,7 @@ from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .registry import agent_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..format.context import Context
     from .base import Agent, Transcript
@@ -187,7 +187,7 @@ def find_transcript(
             if found is not None:
                 return found
         name = os.path.basename(told)
-        if name.endswith((".jsonl", ".json")) and session[:8] in name and os.path.isfile(told):
+        if _is_told(name, session) and os.path.isfile(told):
             return FoundTranscript(os.path.dirname(told), name, (name,))
     for transcript in known:
         root, pattern = transcript.home.path(environ), transcript.pattern.format(id=session)
@@ -229,6 +229,25 @@ def _found(root: str, relative: str, transcript: Transcript) -> FoundTranscript:
     return FoundTranscript(root, relative, files)
 
 
+def is_transcript(agent: Agent | None, session: str, transcript: str, files: Sequence[str], *, fetched: bool) -> bool:
+    """Whether the files of a session, relative to its agent's own directory, have names that `find_transcript` gives.
+
+    Those that were `fetched` must stand where their agent keeps sessions: whoever can push has chosen their names.
+    """
+    database = None if agent is None else agent.sessions.database
+    if database is not None:
+        return {transcript, *files} == {database.copy.format(id=session)}
+    for known in () if agent is None else agent.sessions.transcripts:
+        if matches(transcript, known.pattern.format(id=session)):
+            return {*files} <= {*_found("", transcript, known).files}
+    return not fetched and "/" not in transcript and _is_told(transcript, session) and {*files} == {transcript}
+
+
+def _is_told(name: str, session: str) -> bool:
+    """Whether a file that an agent's hook names as its transcript is called like one."""
+    return name.endswith((".jsonl", ".json")) and session[:8] in name
+
+
 class Place(Record):
     """Where a transcript belongs."""
 
@@ -241,15 +260,23 @@ class Place(Record):
 
 
 def place_for(
-    agent: Agent | None, root: str, transcript: str, was: str, directory: str, environ: Mapping[str, str]
+    agent: Agent | None,
+    root: str,
+    transcript: str,
+    was: str,
+    directory: str,
+    environ: Mapping[str, str],
+    *,
+    fetched: bool = False,
 ) -> Place:
     """Where the agent looks for a transcript that was at `transcript` below `root` while it worked in `was`, once it
-    works in `directory`.
+    works in `directory`. Only the agent's own directories count for one that was `fetched`.
     """
     if agent is None:
         return Place(root, transcript)
     homes = [home.path(environ) for home in agent.sessions.homes()]
-    if homes and root not in homes and (agent.sessions.database is not None or not os.path.isdir(root)):
+    is_other = fetched or agent.sessions.database is not None or not os.path.isdir(root)
+    if homes and root not in homes and is_other:
         # It came from another host, or the home of another user.
         old, root = root, homes[0]
     else:

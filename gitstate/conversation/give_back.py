@@ -9,7 +9,7 @@ import errno
 import os
 
 from ..agents.registry import agent_named
-from ..agents.sessions import Place, is_session_id, place_for
+from ..agents.sessions import Place, is_session_id, is_transcript, place_for
 from ..errors import BadJson, CorruptSave, GitstateError, words_of
 from ..format.context import Context
 from ..format.names import FETCHED, OWN, conversation_ref
@@ -47,7 +47,7 @@ def give_back(
     session = context.session_id
     if session is None or not is_session_id(session):
         return GivenBack(context)
-    directory = _directory(repository, was)
+    directory = _directory(repository, was, remote)
     try:
         with ObjectReader(repository.git) as reader:
             found = _longest(repository, reader, session, workspaces, remote)
@@ -55,7 +55,13 @@ def give_back(
                 return GivenBack(_elsewhere(context, was, remote, directory))
             kept, tree = found
             place = place_for(
-                agent_named(kept.agent.lower()), kept.root, kept.transcript, kept.directory, directory, os.environ
+                agent_named(kept.agent.lower()),
+                kept.root,
+                kept.transcript,
+                kept.directory,
+                directory,
+                os.environ,
+                fetched=remote is not None,
             )
             written = _Writer(repository, reader, kept, tree, place).write()
     except (GitstateError, OSError) as error:
@@ -68,15 +74,18 @@ def give_back(
     return GivenBack(context._replace(extra=extra), message)
 
 
-def _directory(repository: Repository, was: Context) -> str:
-    """Where the agent works from now on: the directory of before, seen from the top of this worktree."""
+def _directory(repository: Repository, was: Context, remote: str | None) -> str:
+    """Where the agent works from now on: the directory of before, seen from the top of this worktree.
+
+    What was fetched leads nowhere else: whoever can push has chosen it.
+    """
     top = os.fsdecode(repository.toplevel)
     before = was.extra.get("agent_cwd")
-    if not isinstance(before, str) or was.workspace_path is None:
+    if not isinstance(before, str) or not before or not was.workspace_path:
         return top
     inside = os.path.relpath(before, was.workspace_path)
     if inside.startswith(".."):
-        return before if os.path.isdir(before) else top
+        return before if remote is None and os.path.isdir(before) else top
     here = os.path.normpath(os.path.join(top, inside))
     return here if os.path.isdir(here) else top
 
@@ -92,7 +101,7 @@ def _elsewhere(context: Context, was: Context, remote: str | None, directory: st
 def _transcript_path(kept: Kept, place: Place, before: object) -> str:
     """Where the transcript is now; inside of a session the same file as before."""
     old = os.path.join(kept.root, kept.transcript)
-    inside = os.path.relpath(before, old) if isinstance(before, str) else "."
+    inside = os.path.relpath(before, old) if before and isinstance(before, str) else "."
     path = os.path.join(place.root, place.transcript)
     return path if inside == "." or inside.startswith("..") else os.path.join(path, inside)
 
@@ -100,17 +109,25 @@ def _transcript_path(kept: Kept, place: Place, before: object) -> str:
 def _longest(
     repository: Repository, reader: ObjectReader, session: str, workspaces: Sequence[str], remote: str | None
 ) -> tuple[Kept, Oid] | None:
+    """The longest of those that are kept here or came from the remote. Raises CorruptSave where none may be written."""
     own = [conversation_ref(name, session) for name in dict.fromkeys(workspaces)]
     theirs = [f"{FETCHED}{remote}/{ref.removeprefix(OWN)}" for ref in own] if remote is not None else []
-    found = []
+    found, refused = [], ""
     for tip in refs.read_refs(repository, [*own, *theirs]).values():
         try:
             kept, tree = read_kept(reader, tip)
         except CorruptSave:
             reader.restart()
             continue
-        if kept.session_id == session:
+        agent, names = agent_named(kept.agent.lower()), [item.name for item in kept.files]
+        if kept.session_id != session:
+            continue
+        if is_transcript(agent, session, kept.transcript, names, fetched=remote is not None):
             found.append((kept, tree))
+        else:
+            refused = ", ".join(dict.fromkeys([kept.transcript, *names]))[:200]
+    if refused and not found:
+        raise CorruptSave(f"it has no name of a transcript ({refused})")
     return max(found, key=lambda item: item[0].size, default=None)
 
 

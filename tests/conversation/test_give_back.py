@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from gitstate.objects.reader import ObjectReader
 from gitstate.workspace.files import FileState, Worktree
 from tests.conversation.talk import SESSION, Talk, encoded, transcript_of
 from tests.states import dirty
+from tests.support.forgery import forged
 from tests.support.remotes import clone, remote_refs
 from tests.support.workspace import Workspace, run_git
 
@@ -189,6 +191,86 @@ def test_path_of_another_host_is_not_read_here(talk: Talk, tmp_path: Path) -> No
     there.append("a.txt")
     assert there.gitstate("save").exit_status == 0
     assert not there.refs("refs/gitstate/conversations")
+
+
+def pushed_with_record(talk: Talk, tmp_path: Path, **fields: object) -> Workspace:
+    """A clone that has fetched a save and a conversation whose record was changed by who pushed it."""
+    ws = published(talk, tmp_path)
+    assert ws.gitstate("push", "origin", "--with-conversation").exit_status == 0
+    (ref,) = ws.refs("refs/gitstate/conversations")
+    record = {**json.loads(ws.git("cat-file", "blob", f"{ref}:conversation.json")), **fields}
+    if "name" in fields:
+        record["files"][0]["name"] = fields["name"]
+    blob = ws.git("hash-object", "-w", "--stdin", stdin=json.dumps(record).encode()).decode().strip()
+    tree = (
+        ws.git(
+            "mktree",
+            stdin=f"040000 tree {ws.out('rev-parse', ref + ':0')}\t0\n".encode()
+            + f"100644 blob {blob}\tconversation.json\n".encode(),
+        )
+        .decode()
+        .strip()
+    )
+    ws.git("push", "-q", "-f", "origin", f"{ws.out('commit-tree', tree, '-m', 'forged')}:{ref}")
+    there = clone(ws)
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    return there
+
+
+@pytest.mark.parametrize(
+    ("agent", "root"), [("claude", None), ("codex", ".codex"), ("gemini", "missing"), ("opencode", None), ("no", None)]
+)
+def test_fetched_conversation_is_written_under_no_other_name(
+    agent: str, root: str | None, talk: Talk, tmp_path: Path, hermetic: Path
+) -> None:
+    """A shell, an agent or git would run such a file."""
+    place = hermetic if root is None else hermetic / root
+    (hermetic / ".codex").mkdir()
+    name = "config.toml"
+    there = pushed_with_record(talk, tmp_path, agent=agent, root=str(place), transcript=name, name=name)
+    (save,) = there.refs("refs/gitstate/fetched/origin/saves/")
+    before = sorted(hermetic.rglob("*"))
+    (item,) = there.recover("--save", save.rpartition("/")[2], "--trust").json["workspaces"]
+    assert item["verdict"] == "restore" and f"has no name of a transcript ({name})" in item["message"]
+    assert sorted(hermetic.rglob("*")) == before
+
+
+def test_fetched_conversation_is_written_into_no_other_directory(talk: Talk, tmp_path: Path, hermetic: Path) -> None:
+    place = tmp_path / "precious"
+    place.mkdir()
+    there = pushed_with_record(talk, tmp_path, root=str(place))
+    (save,) = there.refs("refs/gitstate/fetched/origin/saves/")
+    (item,) = there.recover("--save", save.rpartition("/")[2], "--trust").json["workspaces"]
+    assert os.listdir(place) == [], item
+    assert transcript_of(there, hermetic).read_bytes() == talk.said
+
+
+def test_fetched_conversation_has_no_other_file(talk: Talk, tmp_path: Path, hermetic: Path) -> None:
+    directory = f"session-state/{SESSION}"
+    there = pushed_with_record(talk, tmp_path, agent="copilot", transcript=directory, name=f"{directory}/plan.md")
+    (save,) = there.refs("refs/gitstate/fetched/origin/saves/")
+    (item,) = there.recover("--save", save.rpartition("/")[2], "--trust").json["workspaces"]
+    assert item["verdict"] == "restore" and "plan.md)" in item["message"]
+    assert not list(hermetic.rglob("plan.md"))
+
+
+@pytest.mark.parametrize("told", ["", "/etc", "/", "x\0y", "../.."])
+def test_fetched_save_does_not_lead_the_agent_elsewhere(told: str, talk: Talk, tmp_path: Path) -> None:
+    ws = talk.ws
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    with forged(ws) as parts:
+        parts.context["extra"] |= {"agent_cwd": told, "transcript_path": told}
+    run_git(tmp_path, "init", "-q", "--bare", "origin.git")
+    ws.git(
+        "push", "-q", str(tmp_path / "origin.git"), "HEAD~2:refs/heads/agent/work", "refs/gitstate/*:refs/gitstate/*"
+    )
+    there = clone(ws)
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    (save,) = there.refs("refs/gitstate/fetched/origin/saves/")
+    run = there.recover("--save", save.rpartition("/")[2])
+    (item,) = run.json["workspaces"]
+    assert item["context"]["extra"]["agent_cwd"] == str(there.path), run
 
 
 def test_session_goes_on_in_a_new_worktree(talk: Talk, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
