@@ -196,6 +196,14 @@ def _commands(save: Save, reader: ObjectReader) -> list[str]:
     return found
 
 
+def without_argv(save: Save) -> Save:
+    """A save without the program and the options of its agent, which `gitstate resume` would start."""
+    from ..agents.base import ARGV_KEY
+
+    extra = {name: value for name, value in save.context.extra.items() if name != ARGV_KEY}
+    return save if len(extra) == len(save.context.extra) else save._replace(context=save.context._replace(extra=extra))
+
+
 def is_trusted(repository: Repository, remote: str | None, request: RecoverRequest) -> bool:
     """Whether a save of this remote is taken whatever it holds; True for a save of this repository."""
     return remote is None or request.trust or remote in trusted_remotes(repository)

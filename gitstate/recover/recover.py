@@ -170,15 +170,21 @@ def _recover_fetched(workspace: Workspace, facts: Facts, verdict: Verdict, reque
     """Carry out the verdict, for a save that was fetched after a look at what in it could run by itself."""
     if facts.remote is None or not facts.saves or not verdict.acts:
         return _carry_out(workspace, facts, verdict, request)
-    from .fetched import is_trusted, refusal, runs_by_itself
+    from .fetched import is_trusted, refusal, runs_by_itself, without_argv
 
     repository, save_id = workspace.repository, facts.saves[0].manifest.save_id
     runs = runs_by_itself(repository, workspace.reader, facts.saves)
-    if runs and not is_trusted(repository, facts.remote, request):
-        hint = f"gitstate recover --save {save_id} --trust"
-        return refusal(repository.toplevel, save_id, facts.remote, runs, hint)
+    messages = [f"the save was fetched from {facts.remote}"]
+    if not is_trusted(repository, facts.remote, request):
+        if runs:
+            hint = f"gitstate recover --save {save_id} --trust"
+            return refusal(repository.toplevel, save_id, facts.remote, runs, hint)
+        newest = without_argv(facts.saves[0])
+        if newest != facts.saves[0]:
+            facts = facts._replace(saves=(newest, *facts.saves[1:]))
+            messages.append(f"its command line of the agent is not used: {facts.remote} is not trusted")
     result = _carry_out(workspace, facts, verdict, request)
-    return with_messages(result, f"the save was fetched from {facts.remote}")._replace(runs=runs)
+    return with_messages(result, *messages)._replace(runs=runs)
 
 
 def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -> RecoverResult:

@@ -285,6 +285,23 @@ def test_fetched_save_that_could_run_programs_is_refused(name: str, ws: Workspac
     assert (there.path / name).read_text() == "touch canary\n"
 
 
+@pytest.mark.parametrize("options", [(), ("--trust",)])
+def test_command_line_of_a_fetched_save_is_used_only_with_trust(options: tuple[str, ...], ws: Workspace) -> None:
+    """It names the program that `gitstate resume` starts, which may be a file of the save."""
+    other = clone(ws, "other")
+    line = "./tools/claude --dangerously-skip-permissions"
+    assert other.gitstate("begin", "task_id=T-1", "agent=claude", f"agent_argv={line}", "other=kept").exit_status == 0
+    other.write("tools/claude", "#!/bin/sh\n", 0o755)
+    other.save()
+    assert other.gitstate("push", "origin").exit_status == 0
+    there = clone(ws, "there")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    run = there.recover("--save", only_save(there), *options)
+    (item,) = run.json["workspaces"]
+    assert item["context"]["extra"] == {"other": "kept", **({"agent_argv": line} if options else {})}
+    assert ("command line of the agent is not used" in item["message"]) == (not options), run
+
+
 def test_rebase_that_would_run_a_command_is_refused(ws: Workspace) -> None:
     other = clone(ws, "other")
     other.write("second.txt", "2\n")
