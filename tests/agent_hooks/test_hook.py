@@ -245,6 +245,11 @@ def test_event_without_end_does_not_block() -> None:
         os.close(write)
 
 
+def test_event_of_a_writer_that_never_stops_is_ignored() -> None:
+    with open("/dev/zero", "rb") as endless:
+        assert read_event(endless.fileno()) == {}
+
+
 def test_event_yields_only_absolute_paths_and_short_texts() -> None:
     told = {"hook_event_name": "Stop", "cwd": "relative", "transcript_path": "x", "session_id": "y" * 5000}
     found = parse_event(told, Payload())
