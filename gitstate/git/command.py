@@ -63,6 +63,8 @@ _OPTIONS = (
     *("-c", "core.filesRefLockTimeout=3000", "-c", "core.packedRefsTimeout=3000", "-c", "reftable.lockTimeout=3000"),
     # Git ends where the file that it names is missing, and lists the changes in another order where it is there.
     *("-c", "diff.orderFile=/dev/null"),
+    # Git waits at a FIFO in the place of `mailmap.file`.
+    *("-c", "log.mailmap=false"),
 )
 _NO_GC = ("-c", "gc.auto=0", "-c", "maintenance.auto=false")
 

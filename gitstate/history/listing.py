@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import CorruptSave, GitError, GitstateError, words_of
 from ..format.archive import (
@@ -25,7 +25,7 @@ from ..format.fetched import fetched_saves
 from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, read_manifest
 from ..format.names import DISMISSED, newest_first, workspace_id
-from ..git.command import Git, Oid, environment
+from ..git.command import Git, Oid, environment, object_id
 from ..git.entries import each_difference
 from ..git.refs import list_refs
 from ..git.repository import Repository
@@ -219,7 +219,6 @@ def diff(repository: Repository, save_id: str, other: str | None = None) -> str:
     No program of the configuration is run. Raises NeedsPerson if there is no such save, or an object of it is missing.
     """
     repo = _open(repository)
-    import git
     from git.exc import ODBError
 
     try:
@@ -228,34 +227,31 @@ def diff(repository: Repository, save_id: str, other: str | None = None) -> str:
             theirs = _commit_of(repository, repo, find_save(repository, other))
             before, after = commit.parents[0].hexsha, theirs.parents[0].hexsha
         else:
-            empty = str(repo.git.hash_object("-t", "tree", "--stdin", istream=open(os.devnull, "rb")))  # noqa: SIM115
+            empty = object_id(repository.object_format, "tree", b"")
             base = read_manifest(_load(commit, "manifest.json", MAX_MANIFEST), MAX_MANIFEST).head
             before, after = base or empty, commit.parents[0].hexsha
-        text: Any = repo.git.diff(
-            "--no-ext-diff",
-            "--no-textconv",
-            "--no-color",
-            "--no-renames",
-            "--binary",
-            before,
-            after,
-            stdout_as_string=False,
-            strip_newline_in_stdout=False,
-        )
-        return bytes(text).decode("utf-8", "surrogateescape")
-    except (git.GitCommandError, ODBError) as error:
-        hint = f"git -C {quote(os.fsdecode(repository.toplevel))} fsck"
-        raise CorruptSave(f"the save can't be compared: {_last_line(error)}", hint=hint) from None
+        return _patch(repository, before, after)
+    except ODBError:
+        raise _not_compared(repository, "an object is missing or damaged") from None
     finally:
         repo.close()
 
 
-def _last_line(error: Exception) -> str:
-    """What git said last, in the error of GitPython; where git said nothing, what failed."""
-    said = str(getattr(error, "stderr", "")).strip().removeprefix("stderr:").strip(" '\n")
-    status = getattr(error, "status", None)
-    silent = "an object is missing or damaged" if status is None else f"git ended with {status}"
-    return text_to_json(said.rpartition("\n")[2] or silent)
+def _patch(repository: Repository, before: Oid, after: Oid) -> str:
+    """Not with GitPython, which runs git without our options: the configuration may name a FIFO, or what a submodule
+    runs.
+    """
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--submodule=short", "--binary")
+    try:
+        return repository.git.run("diff", *plain, before, after).decode("utf-8", "surrogateescape")
+    except GitError as error:
+        lines = error.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise _not_compared(repository, lines[-1] if lines else f"git ended with {error.status}") from None
+
+
+def _not_compared(repository: Repository, why: str) -> CorruptSave:
+    hint = f"git -C {quote(os.fsdecode(repository.toplevel))} fsck"
+    return CorruptSave(f"the save can't be compared: {text_to_json(why)}", hint=hint)
 
 
 def _commit_of(repository: Repository, repo: git.Repo, held: HeldSave) -> git.Commit:

@@ -15,7 +15,7 @@ import pytest
 from gitstate.git.opening import open_repository
 from gitstate.history import listing
 from tests.support.repositories import unpack
-from tests.support.workspace import Workspace, run_gitstate
+from tests.support.workspace import Workspace, run_git, run_gitstate
 
 
 def log(ws: Workspace, *args: str) -> list[dict[str, Any]]:
@@ -200,3 +200,28 @@ def test_diff_of_two_saves_prints_what_the_second_has_otherwise(ws: Workspace) -
     patch = ws.gitstate("diff", "first", "second").text
     assert "\n-one\n+two\n" in patch
     assert ws.gitstate("diff", "first", "second", "--json").json["other"] == log(ws)[0]["save_id"]
+
+
+def test_patch_runs_no_program_of_a_repository_inside(ws: Workspace, tmp_path: Path) -> None:
+    """With `diff.submodule=diff` git compares in it, with its own configuration."""
+    inside = ws.path / "inside"
+    run_git(ws.path, "init", "-q", "inside")
+    for text in ("one", "two"):
+        (inside / "f").write_text(text)
+        run_git(inside, "add", "f")
+        run_git(inside, "commit", "-q", "-m", text)
+        if text == "one":
+            ws.git("add", "inside")
+            ws.commit("inside")
+    canary = tmp_path / "canary"
+    run_git(inside, "config", "diff.external", f"touch {canary};:")
+    ws.config("diff.submodule", "diff")
+    ws.append("a.txt")
+    save_id = ws.save().json["save_id"]
+    before, after = (run_git(inside, "rev-parse", name).decode().strip() for name in ("HEAD~1", "HEAD"))
+    for command in (("diff", save_id), ("log", "--patch")):
+        run = ws.gitstate(*command)
+        assert f"-Subproject commit {before}\n+Subproject commit {after}\n" in run.text, run
+    assert not canary.exists()
+    ws.git("diff", "HEAD~1", "HEAD")
+    assert canary.exists(), "git runs it"

@@ -178,6 +178,24 @@ def test_fifo_at_which_git_waits_in_the_worktree_stops_no_save(place: str, ws: W
 # -- files that the configuration names
 
 
+@pytest.mark.parametrize("key", ["", "core.attributesFile", "diff.orderFile", "mailmap.file"])
+def test_patches_and_advice_end_where_git_waits_at_a_fifo(key: str, ws: Workspace) -> None:
+    """It stands in the place of `.gitattributes`, or the configuration names it."""
+    ws.append("a.txt")
+    save_id = ws.save().json["save_id"]
+    path = ws.outside / "fifo" if key else ws.path / ".gitattributes"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if key:
+        ws.config(key, str(path))
+    for command in (("diff", save_id), ("log", "--patch"), ("doctor",)):
+        run = ws.gitstate(*command)
+        if command == ("doctor",):
+            assert run.exit_status in (0, 4), run
+        else:
+            assert run.exit_status == 0 and "diff --git a/a.txt b/a.txt" in run.text, run
+
+
 def _excludes(ws: Workspace, path: Path) -> None:
     ws.config("core.excludesFile", str(path))
 
