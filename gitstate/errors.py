@@ -69,8 +69,10 @@ class GitError(GitstateError):
         # Below it git explains at length what may be the cause.
         lock = next((line for line in lines if "Unable to create '" in line), None)
         if lock is not None and lock.endswith(".lock': File exists."):
-            path = lock[lock.index("Unable to create '") + len("Unable to create ") : -len(": File exists.")]
-            hint = f"once no git runs here: rm {path}"
+            path = lock[lock.index("Unable to create '") + len("Unable to create '") : -len("': File exists.")]
+            # Git quotes it, but not for a shell.
+            quoted = path.replace("'", "'\"'\"'")
+            hint = f"once no git runs here: rm '{quoted}'"
         why = lock or (lines[-1] if lines else "no error message")
         super().__init__(f"git {_verb(argv)} failed ({status}): {why}", hint=hint)
         self.argv = argv

@@ -18,6 +18,7 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.notes import NotesRef
 from ..objects.reader import LARGE, ObjectReader
+from ..system.stdlib import quote
 from ..workspace import settings
 
 #: Refspecs on one command line, whose length is limited. Each takes some hundred bytes.
@@ -119,7 +120,7 @@ def unreachable(remote: str, error: GitError) -> GitstateError:
     if b"Unable to create '" in error.stderr:
         return error
     name = without_password(remote)
-    return GitstateError(f"{name}: {reason_of(error)}; nothing was lost", hint=f"git ls-remote {name}")
+    return GitstateError(f"{name}: {reason_of(error)}; nothing was lost", hint=f"git ls-remote {quote(name)}")
 
 
 #: Words in the stderr of git that say nothing about the cause.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.errors import GitError
 from gitstate.git.gitdir import is_dead_lock
 from gitstate.git.index import index_lock, is_own_lock
 from gitstate.git.opening import open_repository
@@ -162,3 +164,10 @@ def test_lock_of_a_git_that_began_later_is_held(ws: Workspace) -> None:
     lock.unlink()
     assert is_unheld() == "False", "its git has ended"
     asked.communicate()
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "it's", "$(id)"])
+def test_command_that_removes_a_lock_names_that_file(name: str) -> None:
+    path = f"/work/{name}/.git/packed-refs.lock"
+    error = GitError(["update-ref"], 128, f"fatal: Unable to create '{path}': File exists.\n\nmore".encode())
+    assert error.hint is not None and shlex.split(error.hint.partition(": ")[2]) == ["rm", path]

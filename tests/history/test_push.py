@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,16 @@ def test_push_to_a_mirror_sends_what_is_named_alone(ws: Workspace) -> None:
     there = remote_refs(ws)
     assert [ref for ref in there if ref.startswith("refs/gitstate/pending/")]
     assert "refs/heads/stays-here" not in there
+
+
+@pytest.mark.parametrize("name", ["no such", "it's", "a;touch canary", "$(touch canary)"])
+def test_command_for_a_remote_that_cannot_be_reached_names_that_remote(name: str, ws: Workspace) -> None:
+    ws.save()
+    url = str(ws.outside / name)
+    for command in ("push", "fetch"):
+        run = ws.gitstate(command, url)
+        hint = run.stderr.rpartition("  next: ")[2]
+        assert run.exit_status == 1 and shlex.split(hint) == ["git", "ls-remote", url], run
 
 
 def test_password_in_a_url_is_printed_nowhere(ws: Workspace) -> None:
