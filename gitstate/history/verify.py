@@ -65,7 +65,7 @@ class Proof:
 
 
 def verify(path: bytes) -> Proof:
-    """Prove the newest save of the workspace that `path` is in. Raises NotAWorkspace, OSError.
+    """Prove the newest save of the workspace that `path` is in. Raises NotAWorkspace, GitstateError, OSError.
 
     Where no receipt can be left, a note says so.
     """
@@ -73,6 +73,7 @@ def verify(path: bytes) -> Proof:
     try:
         proof = _verify(repository)
     except (GitstateError, ValueError) as error:
+        _refuse_where_git_stops(repository)
         proof = Proof(repository.toplevel, problems=(str(error)[:300],))
     proof = Proof(**{**proof.__dict__, "at": now(), "problems": proof.problems[:_MOST_PROBLEMS]})
     if proof.save_id is not None or proof.problems:
@@ -83,6 +84,18 @@ def verify(path: bytes) -> Proof:
             notes = (*proof.notes, f"`status` and `doctor` will not tell this result: {words_of(error)}")
             proof = Proof(**{**proof.__dict__, "notes": notes})
     return proof
+
+
+def _refuse_where_git_stops(repository: Repository) -> None:
+    """Raises GitstateError where git may read no object because of a setting: the save itself may be whole."""
+    from ..workspace.damage import find_unreadable
+
+    found = []
+    with contextlib.suppress(GitstateError, OSError):
+        found = [item for item in find_unreadable(repository) if item.stops_git]
+    if found:
+        what, command = ("; ".join(words) for words in zip(*((item.what, item.command) for item in found), strict=True))
+        raise GitstateError(f"{what}; nothing was proven", hint=f"{command}, then: gitstate verify")
 
 
 def _verify(repository: Repository) -> Proof:

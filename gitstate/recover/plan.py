@@ -170,6 +170,8 @@ def _with_damage(verdict: Verdict, facts: Facts) -> Verdict:
         return verdict
     what = "; ".join(item.what for item in damage)
     hint = "; ".join(item.command for item in damage)
+    if verdict.verdict == "corrupt" and any(item.stops_git for item in damage):
+        return Verdict("damaged", f"{what}; nothing was touched", EXIT_PERSON, f"{hint}, then: gitstate recover")
     if verdict.verdict in ("corrupt", "unsupported"):
         return verdict._replace(
             message=f"{verdict.message}; {what}", hint=f"{hint}, then: {verdict.hint or 'gitstate log'}"

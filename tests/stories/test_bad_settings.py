@@ -61,6 +61,20 @@ def test_value_that_git_can_not_read_costs_no_save(key: str, ws: Workspace) -> N
     assert before.diff(fingerprint(ws.path)) == []
 
 
+@pytest.mark.parametrize("key", ["core.multiPackIndex", "core.commitGraph"])
+def test_value_that_hides_a_save_does_not_make_it_corrupt(key: str, ws: Workspace) -> None:
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    ws.config(key, "maybe")
+    run = ws.gitstate("verify")
+    assert run.exit_status == 1 and "nothing was proven" in run.stderr, run
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "damaged" and "update-ref" not in item["hint"], item
+    mend(ws)
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert ws.gitstate("verify").exit_status == 0
+
+
 @pytest.mark.parametrize(
     "lines",
     [

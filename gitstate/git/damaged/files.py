@@ -46,6 +46,8 @@ class Damage(Record):
     """What the file should contain; None where that is unknown."""
     disposable: bool = False
     """Whether removing the file is the repair."""
+    stops_git: bool = False
+    """Whether git may read no object until it is mended: nobody can tell meanwhile whether a save is whole."""
 
     @property
     def repairable(self) -> bool:
@@ -246,7 +248,8 @@ def _look_at_config(path: bytes, found: list[Damage]) -> bytes:
         for key, why in refused_settings(lines):
             # In the repository git ends at the setting, whatever it is asked.
             command = f"git -C / config --file {quoted(path)} --unset-all {quoted(key)}"
-            found.append(Damage(path, f"git refuses the value of {os.fsdecode(key)} in {shown(path)}: {why}", command))
+            what = f"git refuses the value of {os.fsdecode(key)} in {shown(path)}: {why}"
+            found.append(Damage(path, what, command, stops_git=True))
             lines = without_setting(lines, key)
     return b"\n".join(lines)
 
