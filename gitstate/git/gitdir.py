@@ -22,9 +22,13 @@ _OPERATIONS = (
     ("sequence", b"sequencer"),
     ("bisect", b"BISECT_LOG"),
 )
+#: Names the conflicts of the worktree that `git rerere` has recorded.
+RECORDED_CONFLICTS = b"MERGE_RR"
+#: What `git rerere` records, below the common git directory.
+_RESOLUTIONS = b"rr-cache/"
 #: Files and directories that an unfinished operation needs.
 _FILES = (
-    *(b"MERGE_HEAD", b"MERGE_MSG", b"MERGE_MODE", b"MERGE_RR", b"MERGE_AUTOSTASH", b"AUTO_MERGE", b"SQUASH_MSG"),
+    *(b"MERGE_HEAD", b"MERGE_MSG", b"MERGE_MODE", RECORDED_CONFLICTS, b"MERGE_AUTOSTASH", b"AUTO_MERGE", b"SQUASH_MSG"),
     *(b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"rebase-merge", b"rebase-apply"),
     *(b"sequencer", b"BISECT_START", b"BISECT_LOG", b"BISECT_NAMES", b"BISECT_TERMS", b"BISECT_EXPECTED_REV"),
     *(b"BISECT_HEAD", b"BISECT_ANCESTORS_OK", b"BISECT_FIRST_PARENT", b"BISECT_RUN", b"refs/bisect", b"refs/rewritten"),
@@ -75,8 +79,8 @@ def linked_worktrees(common_dir: bytes) -> list[LinkedWorktree]:
     return found
 
 
-def operation_paths(git_dir: bytes) -> list[bytes]:
-    """The files of an unfinished operation, relative to the git directory. Symlinks are not followed."""
+def operation_paths(git_dir: bytes, common_dir: bytes) -> list[bytes]:
+    """The files of an unfinished operation, to be read at their `operation_place`. Symlinks are not followed."""
     found: list[bytes] = []
     for name in _present(git_dir, _FILES):
         full = os.path.join(git_dir, name)
@@ -86,7 +90,36 @@ def operation_paths(git_dir: bytes) -> list[bytes]:
                 found += [os.path.join(inside, file) for file in sorted(names) if not file.endswith(b".lock")]
         else:
             found.append(name)
+    if RECORDED_CONFLICTS in found:
+        named = preimages(files.read_limited(os.path.join(git_dir, RECORDED_CONFLICTS), _LONGEST) or b"")
+        found += [path for path in named if os.path.isfile(os.path.join(common_dir, path))]
     return found
+
+
+def operation_place(git_dir: bytes, common_dir: bytes, path: bytes) -> bytes:
+    """Where a file of an unfinished operation is: what `git rerere` records is shared by all worktrees."""
+    return os.path.join(common_dir if is_preimage(path) else git_dir, path)
+
+
+def preimages(recorded: bytes) -> list[bytes]:
+    """The files that `git rerere` needs of the conflicts in `recorded`, the content of `MERGE_RR`.
+
+    Without one of them git crashes (do_rerere_one_path in git's rerere.c) and leaves its locks, at the next commit.
+    """
+    found = []
+    for line in recorded.split(b"\0"):
+        name, _, variant = line.partition(b"\t")[0].partition(b".")
+        path = _RESOLUTIONS + name + b"/preimage" + (b"." + variant if variant else b"")
+        found += [path] if is_preimage(path) else []
+    return found
+
+
+def is_preimage(path: bytes) -> bool:
+    """Whether a file of an unfinished operation is one that `preimages` could return."""
+    name, _, file = path.removeprefix(_RESOLUTIONS).partition(b"/")
+    kind, _, variant = file.partition(b".")
+    is_known = path.startswith(_RESOLUTIONS) and kind == b"preimage" and (variant.isdigit() or file == kind)
+    return is_known and len(name) in (40, 64) and not name.strip(b"0123456789abcdef")
 
 
 def _present(git_dir: bytes, names: Sequence[bytes]) -> list[bytes]:
@@ -103,8 +136,8 @@ def _present(git_dir: bytes, names: Sequence[bytes]) -> list[bytes]:
 
 
 def is_operation_file(path: bytes) -> bool:
-    """Whether a path relative to the git directory is one that `operation_paths` could return."""
-    return any(path == name or path.startswith(name + b"/") for name in _FILES)
+    """Whether a path is one that `operation_paths` could return."""
+    return is_preimage(path) or any(path == name or path.startswith(name + b"/") for name in _FILES)
 
 
 def is_operation_ref(name: bytes) -> bool:

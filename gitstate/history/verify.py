@@ -21,6 +21,7 @@ from ..format.manifest import Save
 from ..format.names import marker_ref, save_ref, workspace_id
 from ..git.command import Git, Oid, hooks_off, object_id
 from ..git.entries import list_index, list_tree
+from ..git.gitdir import RECORDED_CONFLICTS
 from ..git.opening import open_repository
 from ..git.permitted import without_filters
 from ..git.reached import reached
@@ -262,6 +263,8 @@ class _Rebuilt:
             for key in ("core.worktree", "extensions.refStorage"):
                 Git(b"/").run("config", "--file", config, "--unset-all", key, ok_codes=(0, 5))
         git.run("config", "core.bare", "false")
+        # Else what `git rerere` recorded does not come back.
+        git.run("config", "rerere.enabled", "true")
         manifest = self.newest.manifest
         at = self.newest.wip if manifest.moves_branch else manifest.head
         if manifest.head_ref is not None:
@@ -378,6 +381,9 @@ class _Rebuilt:
         for path in names:
             leaf = leaves.get(path)
             data = files.read_limited(os.path.join(self.repository.git_dir, path), 1 << 30)
+            if data is None and path == RECORDED_CONFLICTS:
+                # It stays away without what it names, which is compared too.
+                continue
             is_same = data is not None and leaf is not None
             if not is_same or object_id(self.repository.object_format, "blob", data or b"") != (leaf and leaf.oid):
                 yield f"{os.fsdecode(path)} of the unfinished operation is not the saved one"

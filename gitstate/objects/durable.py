@@ -9,7 +9,7 @@ import os
 import stat
 import time
 
-from ..git.gitdir import operation_paths
+from ..git.gitdir import operation_paths, operation_place
 from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.child import FilesystemSync
@@ -346,9 +346,10 @@ def _control_files(repository: Repository) -> Iterator[bytes]:
     yield os.path.dirname(git_dir)
     yield os.path.join(repository.toplevel, b".git")
     yield repository.toplevel
-    for name in operation_paths(git_dir):
-        yield os.path.join(git_dir, name)
-        yield os.path.dirname(os.path.join(git_dir, name))
+    for name in operation_paths(git_dir, common):
+        place = operation_place(git_dir, common, name)
+        yield place
+        yield os.path.dirname(place)
 
 
 def _branch_files(repository: Repository) -> Iterator[bytes]:

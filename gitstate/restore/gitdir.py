@@ -9,7 +9,14 @@ from ..format.manifest import LeftOut, Save
 from ..format.names import NOTES, branch_name
 from ..git.command import is_oid
 from ..git.damaged.head import is_well_formed
-from ..git.gitdir import is_operation_file, is_operation_ref
+from ..git.gitdir import (
+    RECORDED_CONFLICTS,
+    is_operation_file,
+    is_operation_ref,
+    is_preimage,
+    operation_place,
+    preimages,
+)
 from ..git.refs import read_refs, refs_are_files
 from ..git.repository import parse_bool
 from ..objects.reader import LARGE
@@ -26,22 +33,38 @@ if TYPE_CHECKING:
 def restore_operation(workspace: Workspace, save: Save) -> None:
     """Put the files of the unfinished operation back that are not there; what is there stays."""
     repository = workspace.repository
+    git_dir, common_dir = repository.git_dir, repository.common_dir
     tree = save.files.get(b"operation")
     names = [path for path in save.manifest.operation_files if is_operation_file(path)]
-    gone = [path for path in names if not os.path.lexists(os.path.join(repository.git_dir, path))]
-    for path, leaf in workspace.trees.lookup(tree[1] if tree else None, gone).items():
-        full = os.path.join(repository.git_dir, path)
-        content = workspace.reader.contents([leaf.oid], LARGE * 4)[0]
-        if content is None:
+    places = {path: operation_place(git_dir, common_dir, path) for path in names}
+    gone = [path for path, place in places.items() if not os.path.lexists(place)]
+    # What git crashes without goes first.
+    gone.sort(key=lambda path: path == RECORDED_CONFLICTS)
+    leaves = workspace.trees.lookup(tree[1] if tree else None, gone)
+    for path in gone:
+        full, leaf = places[path], leaves.get(path)
+        content = None if leaf is None else workspace.reader.contents([leaf.oid], LARGE * 4)[0]
+        if leaf is None or content is None or not _is_of_use(repository, path, content[1]):
             continue
         if is_operation_ref(path) and not refs_are_files(repository):
             with suppress(GitError):
                 # Only where it does not exist: what is there stays.
                 _restore_ref(workspace, path, content[1].strip())
             continue
-        files.make_directory(os.path.dirname(full), top=repository.git_dir)
+        files.make_directory(os.path.dirname(full), top=full.removesuffix(b"/" + path))
         mode = 0o755 if leaf.mode & 0o100 else 0o644
         files.write_atomic(full, content[1], mode=mode, staging=repository.own)
+
+
+def _is_of_use(repository: Repository, path: bytes, content: bytes) -> bool:
+    """False for what `git rerere` does not use here: it would be turned on by it, or crash for want of the rest."""
+    if path == RECORDED_CONFLICTS:
+        return all(os.path.isfile(os.path.join(repository.common_dir, name)) for name in preimages(content))
+    if is_preimage(path):
+        # As git does: the directory stands for the setting.
+        has_directory = os.path.isdir(os.path.join(repository.common_dir, b"rr-cache"))
+        return repository.is_true("rerere.enabled", default=has_directory)
+    return True
 
 
 #: Where git keeps refs of notes.

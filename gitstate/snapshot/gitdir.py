@@ -8,7 +8,7 @@ from ..errors import GitError
 from ..format.manifest import MAX_SETTING
 from ..git import refs
 from ..git.command import Git
-from ..git.gitdir import is_operation_ref, operation_paths, operation_under_way
+from ..git.gitdir import is_operation_ref, operation_paths, operation_place, operation_under_way
 from ..git.index import file_identity, identify_index, shared_index_name
 from ..objects.tree import DIRECTORY, EXECUTABLE, REGULAR, Leaf
 from ..system.files import read_limited
@@ -73,16 +73,17 @@ def store_index(builder: SnapshotBuilder, *, has_hidden: bool) -> None:
 
 def store_operation(builder: SnapshotBuilder) -> None:
     """Store the files of an unfinished operation, and note the objects that they name."""
-    snapshot, git_dir = builder.snapshot, builder.repository.git_dir
+    snapshot, git_dir, common_dir = builder.snapshot, builder.repository.git_dir, builder.repository.common_dir
     snapshot.operation = operation_under_way(git_dir) or ("conflict" if snapshot.stages else None)
     named: set[bytes] = set()
     digits = len(builder.repository.zero)
-    for path in operation_paths(git_dir):
-        data = read_limited(os.path.join(git_dir, path), _LARGEST_FILE)
+    for path in operation_paths(git_dir, common_dir):
+        place = operation_place(git_dir, common_dir, path)
+        data = read_limited(place, _LARGEST_FILE)
         if data is None:
             builder.skip(b"", f"unreadable file of the unfinished operation: {os.fsdecode(path)}", lost=True)
             continue
-        executable = os.access(os.path.join(git_dir, path), os.X_OK)
+        executable = os.access(place, os.X_OK)
         leaf = Leaf(EXECUTABLE if executable else REGULAR, builder.writer.add("blob", data))
         snapshot.operation_files[path] = leaf
         named.update(word for word in data.translate(_WORDS).split() if len(word) == digits and b"_" not in word)

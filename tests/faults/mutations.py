@@ -128,8 +128,8 @@ MUTATIONS = (
     Mutation(
         "the files of an unfinished merge are not synced",
         "objects/durable.py",
-        "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",
-        "    for name in ():\n        yield os.path.join(git_dir, name)\n",
+        "    for name in operation_paths(git_dir, common):\n",
+        "    for name in ():\n",
         f"{POWER}[ext4-save-merge]",
     ),
     # -- the order of the steps
