@@ -282,11 +282,15 @@ _NAMED = 10
 def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str]:
     """What `recover --all` tells: a row for each workspace with something to tell, then how many there were.
 
-    `width` is the width of the terminal in columns; None cuts nothing.
+    A repository inside a workspace has a row where it needs a person. `width` is the width of the terminal in columns;
+    None cuts nothing.
     """
-    from ..recover.request import outcome_words
+    from ..recover.plan import in_trouble
+    from ..recover.request import outcome_words, summary
+    from ..save.request import skipped_lines
 
-    shown = [result for result in results if result.verdict not in ("nothing", "live") or result.cleared]
+    told = [result for result in results if result.verdict not in ("nothing", "live") or result.cleared]
+    shown = [each for result in told for each in (result, *in_trouble(result.nested))]
     rows = [
         (
             result.verdict,
@@ -300,7 +304,8 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
     lines = table(("VERDICT", "WORKSPACE", "BRANCH", "TASK", "WHAT"), rows, width) if rows else []
     for result in shown:
         if result.exit_status:
-            lines.append(f"{escape(result.workspace)}: {result.message or result.verdict}")
+            lines.append(f"{escape(result.workspace)}: {result.message or summary(result)}")
+            lines += skipped_lines([item for item in result.left_out if item.lost])
             lines += [f"  next: {result.hint}"] if result.hint else []
     verdicts = [result.verdict for result in results]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))

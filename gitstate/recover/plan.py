@@ -360,10 +360,14 @@ def marker_goes(outcome: Outcome) -> bool:
     return not outcome.stuck
 
 
-def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:
-    """Whether a repository inside the workspace needs a person."""
+def in_trouble(nested: Iterable[RecoverResult]) -> list[RecoverResult]:
+    """The repositories inside the workspace, at any depth, that need a person."""
     fine = ("restore", "context_only", "recovered", "nothing", "changed")
-    return any(result.verdict not in fine or result.exit_status for result in nested)
+    found = []
+    for result in nested:
+        found += [result] if result.verdict not in fine or result.exit_status else []
+        found += in_trouble(result.nested)
+    return found
 
 
 def final_verdict(newest: Save, base_tree: Oid | None, outcome: Outcome) -> DecidedVerdict:
@@ -381,9 +385,13 @@ def conclude(
 ) -> RecoverResult:
     """The result: `verdict` is what was decided, `final` what it has become, `newest` the save that it is about."""
     message, hint, status = verdict.message, verdict.hint, verdict.exit_status
+    # Its refs are lost, as in a clone of the branch.
+    is_bare = newest is not None and newest.archive == newest.wip
     if final == "changed" and newest is not None:
         message = "files that were changed after the save are kept; all else is restored"
         hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH… (the saved version)"
+    elif is_bare and not message:
+        message = "only the WIP commit of this save is here, without flags, permissions and empty directories"
     elif newest is not None and newest.manifest.previous and not message:
         message = f"an earlier save was never recovered: {newest.manifest.previous}"
         hint = f"gitstate diff {newest.manifest.previous}; gitstate restore {newest.manifest.previous} PATH…"
@@ -399,7 +407,7 @@ def conclude(
         kept=tuple(dict.fromkeys(outcome.kept)),
         left_out=(*(newest.manifest.left_out if newest else ()), *outcome.failed),
         safety_save=outcome.safety,
-        partial=bool(outcome.failed),
+        partial=bool(outcome.failed) or is_bare,
     )
     return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
 

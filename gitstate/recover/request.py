@@ -157,7 +157,7 @@ def recover_json(result: RecoverResult) -> dict[str, Any]:
 def recover_lines(result: RecoverResult) -> list[str]:
     """What `recover` says to a person about one workspace."""
     save = f" (save {result.save_id})" if result.save_id else ""
-    lines = [f"{escape(result.workspace)}: {_summary(result)}{save}"]
+    lines = [f"{escape(result.workspace)}: {summary(result)}{save}"]
     if result.message:
         lines.append(f"  {result.message}")
     lines += [f"  could run by itself: {escape(item)}" for item in result.runs[:_RUNS_NAMED]]
@@ -197,7 +197,7 @@ def destroyed_line(save_id: str, paths: Sequence[bytes], left_out: Sequence[Left
     return f"{what}: {listed}; to bring it back: gitstate restore {save_id}{where}"
 
 
-def _summary(result: RecoverResult) -> str:
+def summary(result: RecoverResult) -> str:
     """The verdict in a few words; the verdict itself where its message says the rest."""
     if result.verdict not in ("restore", "context_only"):
         return result.verdict
@@ -221,7 +221,7 @@ def outcome_words(result: RecoverResult) -> str:
         (len(result.left_out), "skipped"),
     )
     parts = [f"{count} {what}" for count, what in counts if count]
-    usual = {"restore": "everything is as it was saved", "context_only": "the context"}
+    usual = {"restore": summary(result).removeprefix("recovered: "), "context_only": "the context"}
     if result.dry_run and parts:
         parts[0] = f"would be: {parts[0]}"
     elif result.dry_run:

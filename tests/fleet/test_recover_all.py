@@ -300,3 +300,17 @@ def test_recover_right_after_the_kill_waits_for_the_save_of_the_keeper(ws: Works
     assert (item["verdict"], item["context"]["task_id"]) == ("restore", "T-9")
     assert item["save_id"] is not None
     assert b"more" in ws.read("a.txt")
+
+
+def test_repository_inside_that_needs_a_person_is_named(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["submodule_dirty"], templates, tmp_path)
+    run_git(ws.path / "sub", "checkout", "-q", "-b", "inside")
+    assert ws.save().exit_status == 0
+    run_git(ws.path / "sub", "checkout", "-q", "-f", "-b", "other")
+    run = ws.gitstate("recover", "--all")
+    assert run.exit_status == 4, run
+    inside = str(ws.path / "sub")
+    assert f"{inside}: the save was made on refs/heads/inside" in run.stderr, run
+    assert f"next: gitstate -C {inside} recover" in run.stderr
+    assert "everything is as it was saved" not in run.stderr
+    assert run.stderr.endswith("1 workspace: 1 restore\n")

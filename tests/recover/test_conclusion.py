@@ -17,7 +17,7 @@ from gitstate.recover.plan import (
     conclude,
     conclude_files,
     final_verdict,
-    is_nested_trouble,
+    in_trouble,
     marker_goes,
 )
 from gitstate.recover.request import RecoverResult
@@ -175,4 +175,6 @@ def test_where_branch_and_head_go(facts: Facts, move: BranchMove | None) -> None
     ],
 )
 def test_a_nested_repository_that_needs_a_person(verdicts: list[ResultVerdict], status: int, trouble: bool) -> None:
-    assert is_nested_trouble([RecoverResult(TOP, verdict, exit_status=status) for verdict in verdicts]) is trouble
+    nested = [RecoverResult(TOP, verdict, exit_status=status) for verdict in verdicts]
+    around = RecoverResult(TOP, "restore", nested=tuple(nested))
+    assert (bool(in_trouble(nested)), bool(in_trouble([around]))) == (trouble, trouble)

@@ -189,3 +189,13 @@ def test_remedy_of_doctor_keeps_the_refs_of_a_mirror(ws: Workspace, tmp_path: Pa
     kept = agent.refs(*OURS)
     run_git(tmp_path / "bare", "fetch", "-q", "--prune")
     assert kept and agent.refs(*OURS) == kept
+
+
+def test_clone_that_has_the_wip_commit_alone_is_told_what_it_lacks(ws: Workspace, tmp_path: Path) -> None:
+    dirty(ws)
+    save(ws)
+    run_git(tmp_path, "clone", "-q", str(ws.path), str(tmp_path / "clone"))
+    clone = Workspace(tmp_path / "clone", ws.outside)
+    run = clone.gitstate("recover")
+    assert run.exit_status == 0 and clone.out("rev-parse", "HEAD") == ws.out("rev-parse", "HEAD~2"), run
+    assert "recovered in part" in run.stderr and "only the WIP commit of this save is here" in run.stderr

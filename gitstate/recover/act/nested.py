@@ -21,7 +21,7 @@ from ...restore.nested import (
 )
 from ...system.stdlib import TYPE_CHECKING, quote
 from ..elsewhere import reattach
-from ..plan import is_nested_trouble
+from ..plan import in_trouble
 from ..request import RecoverRequest, RecoverResult
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class NestedRecovery:
                     results.append(result)
             except (GitstateError, OSError) as error:
                 self._outcome.failed.append(LeftOut(step.path, nested_failure(error), True))
-        self._outcome.nested_trouble = is_nested_trouble(results)
+        self._outcome.nested_trouble = bool(in_trouble(results))
         return tuple(results)
 
     def _carry_out(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
