@@ -409,6 +409,22 @@ def is_renamed(repository: Repository, branch: str) -> bool:
     return target_of(repository, branch) == branch and not read_refs(repository, [branch])
 
 
+def names_in_log(repository: Repository, branch: str) -> list[str]:
+    """The names that a branch had before `git branch -m` gave it this one, as its log tells, newest first."""
+    found = []
+    try:
+        told = os.fsdecode(repository.git.run("log", "-g", "--format=%gs", branch, "--")).splitlines()
+    except GitError:
+        # It is unborn.
+        return []
+    for line in told:
+        old, to, new = line.removeprefix("Branch: renamed ").partition(" to ")
+        if to and new == branch and line.startswith("Branch: renamed "):
+            found.append(old)
+            branch = old
+    return found
+
+
 def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
     """Whether another worktree of the repository that exists is on this branch, as after `worktree add --force`."""
     common = repository.common_dir

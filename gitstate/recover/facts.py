@@ -427,10 +427,12 @@ def _on_renamed_branch(here: Facts, repository: Repository, stack: tuple[Save, .
 
 
 def _is_renamed(here: Facts, repository: Repository, old: str | None, wip: Oid) -> bool:
-    """Whether the branch `old`, on which `wip` is, has the name of the branch of now."""
-    if old is None or here.remote is not None or here.head_ref in (None, old) or here.head != wip:
+    """Whether the branch `old` of a save has the name of the branch of now: that is on `wip`, or its log says so."""
+    if old is None or here.remote is not None or here.head_ref is None or here.head_ref == old:
         return False
-    return refs.is_renamed(repository, old)
+    if not refs.is_renamed(repository, old):
+        return False
+    return here.head == wip or old in refs.names_in_log(repository, here.head_ref)
 
 
 def _last_head(repository: Repository) -> Oid | None:

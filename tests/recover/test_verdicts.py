@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, add_submodule, dirty, make
+from tests.states import STATES, add_submodule, dirty, make, stop_merging
+from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
 from tests.support.patched import patient
 from tests.support.recovering import answer
@@ -150,6 +151,34 @@ def test_save_is_recovered_on_its_branch_under_a_new_name(ws: Workspace) -> None
     assert found["context"]["branch_name"] == "agent/renamed"
     differing = [line for line in before.diff(fingerprint(ws.path)) if "agent/" not in line]
     assert differing == [] and "agent/work" not in ws.out("branch", "--format=%(refname:short)").split()
+
+
+@pytest.mark.parametrize("merging", [False, True])
+def test_save_is_recovered_on_its_renamed_branch_after_a_wipe(merging: bool, ws: Workspace) -> None:
+    """The log of the branch tells its earlier names: HEAD is not on the WIP commit."""
+    base = ws.out("rev-parse", "HEAD")
+    if merging:
+        stop_merging(ws, "side-content", "UU a.txt")
+    else:
+        dirty(ws)
+    before = fingerprint(ws.path)
+    save(ws)
+    ws.git("branch", "-m", "agent/renamed")
+    ws.git("branch", "-m", "agent/once-more")
+    wipe(ws, base)
+    found = answer(ws.recover(), "restore", 0)
+    assert found["context"]["branch_name"] == "agent/once-more"
+    assert [line for line in before.diff(fingerprint(ws.path)) if "agent/" not in line] == []
+    assert ws.out("rev-parse", "HEAD") == base
+
+
+def test_save_of_a_deleted_branch_stays_away_from_another(ws: Workspace) -> None:
+    stop_merging(ws, "side-content", "UU a.txt")
+    save(ws)
+    ws.git("merge", "--abort")
+    ws.git("checkout", "-q", "-b", "other")
+    ws.git("branch", "-q", "-D", "agent/work")
+    answer(ws.recover(), "elsewhere", 4)
 
 
 def test_branch_at_a_wip_commit_does_not_wait_after_the_save_was_recovered_elsewhere(ws: Workspace) -> None:
