@@ -20,7 +20,8 @@ from ..git.opening import open_repository
 from ..git.permitted import MULTI_PACK_INDEX, has_damaged_pack_index
 from ..git.refs import RefUpdate
 from ..git.repository import LACKED, Repository, head_of, read_head
-from ..objects.reader import ObjectReader, commit_head
+from ..objects.reader import LARGE, ObjectReader, commit_head
+from ..objects.tree import TreeReader
 from ..restore.files import usual_umask
 from ..system import files
 from ..system.child import OutOfTime
@@ -33,7 +34,7 @@ from .facts import orphans
 from .plan import Facts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 
 class FoundStack(Record):
@@ -301,11 +302,9 @@ def put_away(repository: Repository, reader: ObjectReader, facts: Facts, locks: 
         found.append(f"{os.fsdecode(path)} is damaged, and stops git: rm -f {_quoted(path)}")
     save_id = facts.saves[0].manifest.save_id if facts.saves else None
     since = ((save_time_ns(save_id) if save_id else None) or time.time_ns()) / 1e9 - _RUN
-    for path in _patches(repository):
-        with suppress(OSError):
-            if os.stat(path).st_size and os.stat(path).st_mtime > since:
-                command = f"git apply {_quoted(path)}"
-                found.append(f"unstaged changes that a manager of hooks had hidden are in a patch: {command}")
+    for path in _patches(repository, reader, facts, since):
+        command = f"git apply {_quoted(path)}"
+        found.append(f"unstaged changes that a manager of hooks had hidden are in a patch: {command}")
     base = facts.saves[-1].manifest.head if facts.saves else facts.head
     stash = _stash(repository, reader)
     if stash is not None and stash[0] == base and stash[1] > since:
@@ -365,8 +364,11 @@ def _remove_lock_of_run(lock: bytes, repository: Repository, facts: Facts) -> bo
     return False
 
 
-def _patches(repository: Repository) -> list[bytes]:
-    """The patches of managers of hooks that there are; of the user's cache those for files of this worktree."""
+def _patches(repository: Repository, reader: ObjectReader, facts: Facts, since: float) -> list[bytes]:
+    """The patches of managers of hooks that are younger than `since`; of the user's cache those that a save lacks.
+
+    They stay in the cache for good, after their changes came back too.
+    """
     cache = os.environb.get(b"XDG_CACHE_HOME") or os.path.expanduser(b"~/.cache")
     inside = [os.path.join(repository.git_dir, name) for name in _PATCHES]
     shared = []
@@ -375,15 +377,64 @@ def _patches(repository: Repository) -> list[bytes]:
             names = sorted(os.listdir(os.path.join(cache, directory)))
             names = [name for name in names if name.startswith(beginning) and not name.startswith(b".")]
             shared += [os.path.join(cache, directory, name) for name in names]
-    return [*inside, *(path for path in shared if _is_for(path, repository))]
+    young = [path for path in (*inside, *shared) if _is_young(path, since)]
+    return [path for path in young if path in inside or _is_for(path, repository, reader, facts)]
 
 
-def _is_for(path: bytes, repository: Repository) -> bool:
-    """Whether all files that a patch begins with are tracked here, and no other."""
+def _is_young(path: bytes, since: float) -> bool:
+    with suppress(OSError):
+        info = os.stat(path)
+        return info.st_size > 0 and info.st_mtime > since
+    return False
+
+
+#: Of a patch for more files only the first are looked at, and whether it applies is not asked.
+_MOST_PATCHED = 100
+
+
+def _is_for(path: bytes, repository: Repository, reader: ObjectReader, facts: Facts) -> bool:
+    """Whether all files that a patch begins with are tracked here, and it applies to them as they will be."""
     data = files.read_limited(path, 16 << 20) or b""
     names = [line[6:] for line in data.split(b"\n") if line.startswith(b"--- a/")]
-    listed = split_nul(repository.git.run("ls-files", "-z", "--", *names[:100], ok_codes=(0, 128))) if names else []
-    return bool(names) and set(names[:100]) <= set(listed)
+    first = names[:_MOST_PATCHED]
+    listed = split_nul(repository.git.run("ls-files", "-z", "--", *first, ok_codes=(0, 128))) if names else []
+    if not names or not set(first) <= set(listed):
+        return False
+    if len(names) > len(first):
+        return True
+    with suppress(OSError, GitError), files.temporary_directory("gitstate-patch-") as place:
+        top = os.fsencode(place)
+        _write_patched(top, first, repository, reader, facts)
+        return _applies(path, top) and not _applies(path, top, "--reverse")
+    return True
+
+
+def _write_patched(
+    top: bytes, names: Sequence[bytes], repository: Repository, reader: ObjectReader, facts: Facts
+) -> None:
+    """Write files below `top`, as git stores them in the save; as they are on the disk where there is no save."""
+    leaves = TreeReader(reader).lookup(facts.saves[0].wip_tree, names) if facts.saves else {}
+    for name in names:
+        if facts.saves:
+            held = reader.contents([leaves[name].oid], LARGE)[0] if name in leaves else None
+            data = None if held is None else held[1]
+        else:
+            data = files.read_limited(os.path.join(repository.toplevel, name), LARGE)
+        if data is not None:
+            os.makedirs(os.path.dirname(os.path.join(top, name)), exist_ok=True)
+            with open(os.path.join(top, name), "wb") as file:
+                file.write(data)
+
+
+def _applies(patch: bytes, top: bytes, *options: str) -> bool:
+    """Whether a patch applies to the files below `top`, which belong to no repository."""
+    env = {"GIT_CEILING_DIRECTORIES": os.fsdecode(os.path.dirname(top))}
+    try:
+        # Line ends may be others on the disk.
+        Git(top).run("apply", "--check", "--ignore-whitespace", *options, "--", patch, env=env)
+    except GitError:
+        return False
+    return True
 
 
 def _quoted(path: bytes) -> str:

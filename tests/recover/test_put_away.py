@@ -13,6 +13,7 @@ import pytest
 from tests.states import dirty
 from tests.support.agents import Started, wait_until
 from tests.support.forgery import forged
+from tests.support.losing import wipe
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
 from tests.support.workspace import GITSTATE, Workspace, run_git
@@ -250,6 +251,30 @@ def test_patch_in_the_cache_is_named(name: str, ws: Workspace, hermetic: Path) -
     message = told(ws)
     run_command(ws, message[message.index("git apply") :])
     assert ws.read("b.txt").endswith(b"unstaged\n")
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("later", [None, "", "later\n"])
+def test_patch_is_named_until_its_changes_are_back(
+    later: str | None, saved: bool, ws: Workspace, hermetic: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """pre-commit leaves each of its patches in the cache."""
+    ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(sleeper.pid))
+    patch = hermetic / ".cache/pre-commit/patch1700000000-42"
+    patch.parent.mkdir(parents=True)
+    patch.write_bytes(patch_of(ws, "b.txt"))
+    base = ws.commit()
+    ws.append("c.txt")
+    if later is not None:
+        ws.append("b.txt", "unstaged\n" + later)
+    sleeper.send_signal(signal.SIGKILL)
+    sleeper.wait()
+    if saved:
+        saved_from(ws.save())
+        wipe(ws, base)
+    run = ws.gitstate("recover")
+    assert run.exit_status == 0 and "recovered" in run.stderr, run
+    assert ("that a manager of hooks had hidden" in run.stderr) == (later is None), run
 
 
 def test_patch_of_another_repository_is_not_named(ws: Workspace, hermetic: Path) -> None:
