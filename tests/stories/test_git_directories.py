@@ -90,6 +90,22 @@ def test_git_directory_that_was_deleted_with_the_worktree_is_said(ws: Workspace)
     assert "next: what was pushed comes back in a new clone" in run.stderr
 
 
+def test_command_for_a_worktree_whose_repository_was_moved_mends_it(ws: Workspace, tmp_path: Path) -> None:
+    linked = Workspace(tmp_path / "linked", ws.outside)
+    ws.git("worktree", "add", "-q", "-b", "agent/7", str(linked.path))
+    dirty(linked)
+    before = fingerprint(linked.path)
+    saved_from(linked.save())
+    moved = ws.path.with_name("moved")
+    os.rename(ws.path, moved)
+    run = linked.recover()
+    assert run.exit_status == 1, run
+    command = run.stderr.partition("if its repository was moved: git ")[2].strip()
+    run_git(moved, "-c", f"alias.do=!git {command.replace('REPOSITORY', str(moved))}", "do")
+    assert recovered_from(linked.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(linked.path)) == []
+
+
 def test_worktree_that_does_not_lead_back_is_refused(ws: Workspace) -> None:
     """Git that runs there would find another repository, or none."""
     elsewhere = ws.outside / "elsewhere"

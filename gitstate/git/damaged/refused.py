@@ -237,7 +237,11 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
     if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
         inside = named.startswith(os.path.join(os.path.realpath(path), b""))
         lost = ": it was in the worktree, with all saves" if inside else ""
-        return f".git leads to {os.fsdecode(named)}, which does not exist{lost}", _ANEW if inside else _ELSE
+        hint = _ANEW if inside else _ELSE
+        if not inside and os.path.basename(worktrees) == b"worktrees":
+            where = quote(os.fsdecode(os.path.realpath(path)))
+            hint = f"if its repository was moved: git -C REPOSITORY worktree repair {where}"
+        return f".git leads to {os.fsdecode(named)}, which does not exist{lost}", hint
     beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
     return (
         f"this worktree was pruned: {os.fsdecode(named)} is gone",
