@@ -84,10 +84,13 @@ def _directory(repository: Repository, was: Context, remote: str | None) -> str:
     if not isinstance(before, str) or not before or not was.workspace_path:
         return top
     inside = os.path.relpath(before, was.workspace_path)
-    if inside.startswith(".."):
-        return before if remote is None and os.path.isdir(before) else top
-    here = os.path.normpath(os.path.join(top, inside))
-    return here if os.path.isdir(here) else top
+    here = before if inside.startswith("..") else os.path.normpath(os.path.join(top, inside))
+    return here if os.path.isdir(here) and (remote is None or _is_within(here, top)) else top
+
+
+def _is_within(path: str, directory: str) -> bool:
+    """Whether `path` is `directory` or a place in it: a symlink of the worktree may lead out of that."""
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(directory), ""))
 
 
 def _elsewhere(context: Context, was: Context, remote: str | None, directory: str) -> Context:

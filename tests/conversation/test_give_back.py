@@ -254,10 +254,13 @@ def test_fetched_conversation_has_no_other_file(talk: Talk, tmp_path: Path, herm
     assert not list(hermetic.rglob("plan.md"))
 
 
-@pytest.mark.parametrize("told", ["", "/etc", "/", "x\0y", "../.."])
+@pytest.mark.parametrize("told", ["", "/etc", "/", "x\0y", "../..", "a link"])
 def test_fetched_save_does_not_lead_the_agent_elsewhere(told: str, talk: Talk, tmp_path: Path) -> None:
     ws = talk.ws
     dirty(ws)
+    if told == "a link":
+        told = str(ws.path / "etc")
+        os.symlink("/etc", told)
     assert ws.save().exit_status == 0
     with forged(ws) as parts:
         parts.context["extra"] |= {"agent_cwd": told, "transcript_path": told}
