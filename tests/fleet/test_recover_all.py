@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.cli.recovering import fleet_lines
+from gitstate.format.manifest import LeftOut
+from gitstate.recover.request import RecoverResult
 from gitstate.system import clock, forkpool, locks
 from gitstate.workspace.peek import Peeker
 from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
@@ -314,3 +317,15 @@ def test_repository_inside_that_needs_a_person_is_named(templates: Templates, tm
     assert f"next: gitstate -C {inside} recover" in run.stderr
     assert "everything is as it was saved" not in run.stderr
     assert run.stderr.endswith("1 workspace: 1 restore\n")
+
+
+def test_file_that_is_lost_is_named() -> None:
+    left_out = (LeftOut(b"gone", "its content is missing", True), LeftOut(b"large", "larger than the limit", False))
+    result = RecoverResult(b"/work", "restore", exit_status=4, partial=True, left_out=left_out, hint="gitstate log")
+    lines = fleet_lines([result], None)
+    assert lines[2:] == [
+        "/work: recovered in part",
+        "  skipped: gone: its content is missing",
+        "  next: gitstate log",
+        "1 workspace: 1 restore",
+    ]
