@@ -221,7 +221,7 @@ def filter_that_fails(ws: Workspace) -> None:
     ws.expect(" M tracked.f", "?? untracked.f", " M a.txt")
 
 
-@state(losses=NO_PLAIN, status_says_more=True)
+@state(losses=NO_PLAIN, status_says_more=True, no_copies=True)
 def filter_that_fails_but_is_required(ws: Workspace) -> None:
     _filter(ws, "broken", None, None)
     ws.commit("filtered")
@@ -242,7 +242,7 @@ def filter_that_is_missing(ws: Workspace) -> None:
     ws.expect_exactly(" M tracked.f", "?? untracked.f", " M a.txt")
 
 
-@state(losses=NO_PLAIN, status_says_more=True, quick=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN, status_says_more=True, quick=HERE | {Loss.REMOVED}, no_copies=True)
 def filter_whose_program_is_missing(ws: Workspace) -> None:
     _filter(ws, "gone", None, None)
     ws.commit("filtered")

@@ -59,6 +59,8 @@ class State:
     linked: bool = False
     #: ``git status`` may not be empty after a save that moved the branch, or cannot be asked without running a filter.
     status_says_more: bool = False
+    #: Git leaves its files alone while their stat data is the index's, and would fail at a copy, or write it anew.
+    no_copies: bool = False
     slow: bool = False
     why_not: Callable[[], str | None] = lambda: None
 
@@ -93,7 +95,7 @@ def operation(**metadata: Any) -> Callable[[Builder], Builder]:
 def make(kind: State, templates: Templates, top: Path, *, linked: bool = False) -> Workspace:
     """A fresh workspace in the given state."""
     outside = top / "outside"
-    outside.mkdir()
+    outside.mkdir(parents=True)
     path = top / kind.directory
     if linked:
         main = top / "main"

@@ -331,7 +331,7 @@ def reflogs_always(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
 
 
-@state(losses=LOCAL)
+@state(losses=LOCAL, no_copies=True)
 def replaced_objects(ws: Workspace) -> None:
     ws.git("replace", "--graft", "HEAD", "base")
     old, new = ws.out("rev-parse", "HEAD:docs/guide.md"), ws.out("rev-parse", "HEAD:README.md")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.states import Loss
@@ -57,6 +60,22 @@ def make_writable(top: Path) -> None:
     for directory, _, _ in os.walk(top):
         if not os.path.islink(directory):
             os.chmod(directory, os.stat(directory).st_mode | 0o700)
+
+
+def each_lost_alone(ws: Workspace, losses: Sequence[Loss]) -> Iterator[tuple[Loss, Workspace]]:
+    """The workspace once for each loss, at its own place and as it is now: copies, but the first time.
+
+    All that it consists of is below one directory, which becomes ``WAY-lost`` beside it.
+    """
+    top = ws.outside.parent
+    for position, loss in enumerate(losses):
+        following = losses[position + 1 :]
+        if following:
+            subprocess.run(["cp", "-a", "--", top, top.with_name("next")], check=True)
+        yield loss, copy.copy(ws)
+        if following:
+            top.rename(top.with_name(f"{loss.value}-lost"))
+            top.with_name("next").rename(top)
 
 
 def lose(ws: Workspace, loss: Loss, saved: Saved) -> tuple[Path, tuple[str, ...]]:
