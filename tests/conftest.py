@@ -16,6 +16,7 @@ import pytest
 from tests.states import STATES, make
 from tests.support.environment import hermetic_environment
 from tests.support.repositories import Templates
+from tests.support.sampling import mark_what_is_not_in_the_sample
 from tests.support.workspace import Workspace
 
 
@@ -29,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "slow: takes long; left out of a quick run with -m 'not slow'")
     if "faults" not in known:
         config.addinivalue_line("markers", "faults: kills processes, fills disks, breaks files")
+    if "sample" not in known:
+        config.addinivalue_line("markers", "sample(step): a long table, of which a quick run tries each step-th case")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_what_is_not_in_the_sample(items)
 
 
 _HOMES = count()

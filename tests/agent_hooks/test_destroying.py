@@ -158,6 +158,7 @@ def test_harmless_command_is_none(command: str) -> None:
     assert not destroys(command)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "part",
     [
@@ -327,6 +328,7 @@ THREATS = (
 )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("command", THREATS)
 def test_worktree_that_a_command_names_gets_a_checkpoint(repo: Workspace, command: str) -> None:
     there = repo.outside / "wt"

@@ -123,6 +123,7 @@ def test_space_behind_a_colon_changes_nothing(script: Path, repo: Workspace) -> 
     assert is_queued(script, repo, spaced[1])
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("shell", [name for name in ("dash", "busybox", "bash") if shutil.which(name)])
 @pytest.mark.parametrize("blocked", [(), (signal.SIGTERM,)], ids=["none", "SIGTERM"])
 def test_agent_that_leaves_its_end_open_does_not_wait(

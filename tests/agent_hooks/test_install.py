@@ -29,6 +29,7 @@ def cases() -> Iterator[Any]:
         yield from (pytest.param(agent, text, id=f"{agent}: {name}") for name, text in texts.items())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("agent", "text"), list(cases()))
 def test_install_keeps_other_settings_and_uninstall_restores_every_byte(
     agent: str, text: str, hermetic: Path, repo: Workspace
@@ -60,6 +61,7 @@ def test_install_keeps_other_settings_and_uninstall_restores_every_byte(
     assert entries(hermetic) == before
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("text", [json.dumps({"theme": "dark"}, indent=2) + "\n", '{"theme": "dark"}\n'])
 @pytest.mark.parametrize("agent", ["claude", "qwen"])
 def test_install_brings_entries_of_an_earlier_version_to_date(

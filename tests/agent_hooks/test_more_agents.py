@@ -29,6 +29,7 @@ FLAT = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("agent", FILES)
 @pytest.mark.parametrize("project", [False, True])
 def test_install_and_uninstall(agent: str, project: bool, repo: Workspace, hermetic: Path) -> None:

@@ -122,6 +122,7 @@ def test_bundle_is_used_where_the_package_is_named_by_way_of_another_directory(c
     assert bundle(copy).stat().st_ino == inode
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "directory", "other format", "zeros"])
 def test_damaged_bundle_is_replaced(damage: str, copy: Path, ws: Workspace) -> None:
     assert checkpoint(copy, ws).returncode == 0

@@ -49,6 +49,7 @@ def held(ws: Workspace) -> tuple[Workspace, str]:
     return ws, made
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("prefix", [("gitstate",), ("git", "gitstate"), ("git", "-C", ".", "gitstate")])
 def test_tab_completes_names(held: tuple[Workspace, str], on_path: Path, prefix: tuple[str, ...]) -> None:
     ws, made = held

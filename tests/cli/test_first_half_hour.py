@@ -42,6 +42,7 @@ def test_each_memory_ref_counts(ws: Workspace) -> None:
     assert item["context"]["memory_refs"] == ["x", "y"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("words", [("--task-id", "T-9"), ("task_id=T-9",), ("--set", "task_id=T-9")])
 @pytest.mark.parametrize("command", ["set", "begin", "save", "checkpoint", "run"])
 def test_each_command_takes_each_way_to_name_a_task(ws: Workspace, command: str, words: tuple[str, ...]) -> None:

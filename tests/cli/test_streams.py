@@ -81,6 +81,7 @@ READING = (
 )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("command", ["log", "diff latest", "log --help", "--version", *READING])
 def test_answer_that_a_full_disk_does_not_take_is_one_line_and_status_1(ws: Workspace, command: str) -> None:
     ws.write("a", "a1\n")
@@ -92,6 +93,7 @@ def test_answer_that_a_full_disk_does_not_take_is_one_line_and_status_1(ws: Work
     assert len(run.stderr.splitlines()) == 1, run
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("command", ["prune", "restore latest a", "push", "fetch"])
 def test_what_was_done_is_done_though_a_full_disk_does_not_take_its_json(ws: Workspace, command: str) -> None:
     ws.git("remote", "add", "origin", ws.outside / "origin.git")

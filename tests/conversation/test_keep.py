@@ -21,9 +21,9 @@ def size_of_packs(ws: Workspace) -> int:
 
 
 def test_many_checkpoints_of_a_growing_transcript_cost_its_size_once(talk: Talk) -> None:
-    for number in range(50):
+    for number in range(25):
         talk.ws.append("a.txt", f"{number}\n")
-        talk.say(20_000)
+        talk.say(40_000)
         assert talk.ws.gitstate("checkpoint").exit_status == 0
     assert talk.kept() == talk.said
     assert size_of_packs(talk.ws) < 1.3 * len(talk.said)

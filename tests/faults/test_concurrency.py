@@ -381,6 +381,7 @@ LOCKS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.faults
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if "refs" not in LOCKS[name] else ()) for name in LOCKS]

@@ -55,6 +55,7 @@ def power_fails(ws: Workspace, kind: str = "pending") -> None:
     reboot(ws, later=5, kind=kind)
 
 
+@pytest.mark.sample(2)
 @needs_root
 @pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
 def test_file_shortened_by_a_power_cut_is_restored(plain: Workspace, length: int, zeros: int) -> None:

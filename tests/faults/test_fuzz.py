@@ -206,6 +206,7 @@ def test_every_disguise_of_dot_git_is_rejected(name: bytes) -> None:
         assert not is_safe_path(path)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["tree", "index", "raw"])
 def test_disguised_dot_git_is_never_written(where: str, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
@@ -288,6 +289,7 @@ STATES = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.faults
 @pytest.mark.parametrize("most", [pytest.param(2, id="some"), pytest.param(None, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("planted", ["active_state.json", "context.json", "journal", "symlinks"])

@@ -52,7 +52,7 @@ KINDS: dict[Callable[[Workspace], None], tuple[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("many", [pytest.param(48, id="48"), pytest.param(304, id="304", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("many", [pytest.param(30, id="30"), pytest.param(304, id="304", marks=pytest.mark.slow)])
 def test_recover_all_gives_each_kind_of_workspace_its_verdict(
     many: int, templates: Templates, tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

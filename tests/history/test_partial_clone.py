@@ -59,6 +59,7 @@ def work(ws: Workspace) -> None:
     ws.remove("top")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("kind", FILTERS)
 def test_fetched_save_comes_back_without_the_remote(kind: str, sparse: bool, origin: Path) -> None:
@@ -186,6 +187,7 @@ def test_file_at_which_git_ended_is_not_taken_for_written(origin: Path) -> None:
     assert sorted(path.name for path in Path(os.fsdecode(place)).rglob("*") if path.is_file()) == ["a", "top"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("kind", FILTERS)
 def test_new_worktree_of_a_partial_clone_has_all_files_or_none(kind: str, sparse: bool, origin: Path) -> None:
@@ -265,6 +267,7 @@ def test_stack_of_saves_is_fetched_whole(origin: Path) -> None:
     assert fingerprint(there.path).files == before
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("head", ["1" * 40, "HEAD^{tree}", "HEAD:near/a"])
 def test_save_that_stands_on_no_commit_keeps_no_other_back(head: str, origin: Path) -> None:
     ws = whole(origin)
@@ -283,6 +286,7 @@ def test_save_that_stands_on_no_commit_keeps_no_other_back(head: str, origin: Pa
     assert there.gitstate("recover", "--save", save_id).exit_status == 0
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("kind", FILTERS)
 def test_save_is_verified_although_the_clone_lacks_other_files(kind: str, sparse: bool, origin: Path) -> None:
@@ -363,6 +367,7 @@ def attributes(origin: Path) -> Path:
     return origin
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("patterns", [("--cone", "--sparse-index"), ("--cone",), ("--no-cone",)])
 @pytest.mark.parametrize("kind", FILTERS)
 def test_save_needs_no_attributes_that_the_clone_lacks(kind: str, patterns: tuple[str, ...], attributes: Path) -> None:

@@ -97,6 +97,7 @@ def test_rebase_is_ended_on_another_host(ws: Workspace) -> None:
     assert there.out("symbolic-ref", "HEAD") == "refs/heads/topic"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["-f", "-D", "a b", "../../x", "a\nb", "x;touch${IFS}y"])
 def test_name_of_a_rebased_branch_is_no_option_and_no_path(name: str, ws: Workspace) -> None:
     ws.git("checkout", "-q", "-b", "topic", "HEAD~1")
@@ -266,6 +267,7 @@ def test_fetched_save_that_is_dismissed_is_not_offered_again(ws: Workspace) -> N
 RISKY = [".claude/settings.json", "sub/.codex/hooks.json", ".GEMINI/settings.json", ".envrc", ".husky/pre-commit"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", RISKY)
 def test_fetched_save_that_could_run_programs_is_refused(name: str, ws: Workspace) -> None:
     there = pushed_by_somebody(ws, {name: "touch canary\n", "work.txt": "work\n"})

@@ -91,7 +91,7 @@ def test_damage_is_told_by_doctor_until_a_save_is_proven(ws: Workspace) -> None:
     assert "verify" in [item["check"] for item in ws.gitstate("doctor", "--json").json["findings"]]
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 41])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 89])
 def test_every_flipped_byte_and_missing_object_is_noticed(tmp_path: Path, step: int) -> None:
     """In each pack and loose object that holds the save, of its files, trees, commits, context and manifest."""
     ws = three_files(tmp_path)

@@ -131,6 +131,7 @@ def test_ignored_signal_stays_ignored(stage: Stage) -> None:
     assert stage.context()["task_id"] == "T-1"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("options", ["", "set -euo pipefail", "set -m", "set -f; IFS=:", "set -o posix", "set -E -T"])
 def test_sourcing_changes_no_option_and_prints_nothing(stage: Stage, options: str) -> None:
     skip_in_zsh(stage)
@@ -209,6 +210,7 @@ def test_subshell_has_its_own_traps(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "parent\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "run_in_subshell",
     [
@@ -296,6 +298,7 @@ def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:
     assert b"not staged" in stage.ws.read("work.txt")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("export", ["", "export CURRENT_TASK_ID MEMORY_REFS BRANCH_NAME; "])
 @pytest.mark.parametrize("end", ["exit 3", 'kill -TERM "$$"'])
 def test_value_of_megabytes_costs_no_save(export: str, end: str, stage: Stage) -> None:

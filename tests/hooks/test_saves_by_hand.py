@@ -29,6 +29,7 @@ def test_script_that_ends_with_0_leaves_its_save_pending(way: str, traps: str, s
     assert (stage.ws.path / "work.txt").read_text() == "work\n"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", BY_HAND)
 @pytest.mark.parametrize("then", ["gitstate_finish", "recover_agent_state", "gitstate_run true"])
 def test_save_by_hand_that_was_taken_up_is_finished(way: str, then: str, stage: Stage) -> None:
@@ -86,6 +87,7 @@ def ways(ws: Workspace, script: str, tmp_path: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", ["run", "library", "guard"])
 @pytest.mark.parametrize("then", ["", "echo more >>a.txt", "git add -A", "git rm -q --cached new", "rm new"])
 def test_save_in_a_run_that_ends_with_0(way: str, then: str, stage: Stage, tmp_path: Path) -> None:

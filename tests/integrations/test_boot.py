@@ -198,6 +198,7 @@ def test_unit_saves_after_the_loop_for_every_exit_cause(
 OTHERS = [b"", b"5 4 * * * /usr/bin/true\n", b"MAILTO=me\n@reboot /bin/other", b"# \xff\xfe\n\n\n"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("before", OTHERS)
 def test_cron_keeps_every_other_line(before: bytes, world: World) -> None:
     world.add("crontab")

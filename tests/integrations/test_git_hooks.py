@@ -152,6 +152,7 @@ def moved_on(repo: Workspace) -> None:
     git(repo, "checkout", "-q", "agent/1")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", BURYING)
 def test_what_would_bury_a_pending_wip_commit_is_rejected_with_the_commands(repo: Workspace, case: str) -> None:
     moved_on(repo)
@@ -172,6 +173,7 @@ def test_what_would_bury_a_pending_wip_commit_is_rejected_with_the_commands(repo
 
 
 #: `git pull` hands it to `git merge`, and not to `git rebase`.
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", [case for case in BURYING if case != "pull --rebase"])
 def test_no_verify_of_git_passes_the_refusal(repo: Workspace, case: str) -> None:
     moved_on(repo)

@@ -92,6 +92,7 @@ def put(repo: Workspace, name: str, kind: str) -> None:
         path.chmod(mode)
 
 
+@pytest.mark.sample(4)
 @files_only
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_foreign_hook_runs_beside_ours_and_is_restored(kind: str, repo: Workspace) -> None:
@@ -182,6 +183,7 @@ def test_foreign_file_under_the_name_of_our_shim_is_kept(repo: Workspace) -> Non
 # -- core.hooksPath
 
 
+@pytest.mark.sample(2)
 @files_only
 @pytest.mark.parametrize("where", ["relative", "absolute", "global", "home", "missing"])
 def test_install_respects_core_hookspath(where: str, repo: Workspace, tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("shell", SHELLS)
 def test_python_starts_when_the_marker_stands(shell: str, ws: Workspace, tmp_path: Path) -> None:
@@ -291,6 +292,7 @@ def test_keeper_that_died_or_is_stopped_stops_no_save(ws: Workspace, tmp_path: P
         assert ws.out("show", "HEAD:a.txt").endswith("after it")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_script_with_blocked_signals_does_not_wait_for_a_stopped_keeper(
     shell: str, ws: Workspace, tmp_path: Path

@@ -257,6 +257,7 @@ def wait_for_agent(ws: Workspace, running: subprocess.Popen[bytes]) -> None:
     (ws.outside / "ready").unlink()
 
 
+@pytest.mark.sample(5)
 @pytest.mark.faults
 @pytest.mark.parametrize("whole_group", [False, True], ids=["loop", "group"])
 @pytest.mark.parametrize("name", ["TERM", "HUP", "INT"])

@@ -155,6 +155,7 @@ def test_wip_commit_that_git_can_not_read_is_told_with_the_way_out(content: byte
     assert "update-ref refs/heads/" in found["hint"]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("part", ["^{commit}", "^{tree}", ":manifest.json"])
 def test_difference_of_a_save_that_is_damaged_is_one_line(part: str, content: bytes | None, ws: Workspace) -> None:
@@ -165,6 +166,7 @@ def test_difference_of_a_save_that_is_damaged_is_one_line(part: str, content: by
     assert "unreadable" in run.stderr or "can't be compared" in run.stderr
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("content", [None, b"no object"], ids=["missing", "garbage"])
 @pytest.mark.parametrize("tree", ["^1^1^1^{tree}", "^1^1^{tree}", "^1^{tree}"], ids=["base", "staged", "work"])
 def test_tree_that_can_not_be_read_stops_the_recovery(tree: str, content: bytes | None, ws: Workspace) -> None:
@@ -196,6 +198,7 @@ def deep(tmp_path: Path) -> Workspace:
     return ws
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("tree", ["^1:d", "^1^1:d"], ids=["the WIP tree", "the staged tree"])
 @pytest.mark.parametrize("wiped", [False, True], ids=["in place", "wiped to the base"])
@@ -227,6 +230,7 @@ def test_save_with_a_directory_that_git_can_not_read_is_corrupt(
     assert deep.read("d/x") == b"unstaged\n" and deep.out("show", ":d/x") == "staged"
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("tree", ["^{tree}", ":d"], ids=["top", "directory"])
 def test_save_whose_base_git_can_not_read_is_not_to_be_discarded(
@@ -250,6 +254,7 @@ def test_save_whose_base_git_can_not_read_is_not_to_be_discarded(
     done(deep.recover())
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("tree", ["^1:d", "^1^1:d", "^1^{tree}"], ids=["WIP directory", "staged directory", "WIP tree"])
 def test_new_save_does_not_take_over_what_git_can_not_read(tree: str, content: bytes | None, deep: Workspace) -> None:

@@ -131,6 +131,7 @@ def state_of(inner: Workspace) -> tuple[Fingerprint, dict[str, str], bytes]:
     )
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("lose", LOSSES)
 @pytest.mark.parametrize("build", KINDS)
 def test_repository_inside_comes_back(
@@ -198,6 +199,7 @@ def test_commit_of_a_clean_submodule_that_no_remote_has_comes_back(ws: Workspace
     assert run_git(tmp_path / "again", "status", "--porcelain") == b""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("lose", [wiped, cloned])
 def test_what_a_remote_has_of_a_large_repository_is_not_held(
     lose: Callable[[Workspace], Workspace], ws: Workspace
@@ -553,6 +555,7 @@ def test_directory_that_is_in_use_again_is_left_alone(ws: Workspace) -> None:
     assert os.listdir(inner.path) == ["mine"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("is_clean", [True, False])
 @pytest.mark.parametrize("build", [a_clone, a_submodule])
 def test_recovery_that_was_killed_before_the_files_goes_on(

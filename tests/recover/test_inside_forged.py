@@ -56,6 +56,7 @@ def test_setting_that_git_can_not_read_here_does_not_cost_the_repository(name: s
     assert all(f"{key}={text}" in listed for key, text in good) and value not in listed
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("key", ["core.excludesfile", "core.attributesfile"])
 @pytest.mark.parametrize("kind", ["a FIFO", "a device", "a directory"])
 def test_setting_that_names_no_file_is_not_set(key: str, kind: str, ws: Workspace) -> None:
@@ -75,6 +76,7 @@ def test_setting_that_names_no_file_is_not_set(key: str, kind: str, ws: Workspac
     assert before[0].diff(fingerprint(inner.path)) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "change",
     [

@@ -44,6 +44,7 @@ def pushed_lfs_objects(inner: Workspace) -> None:
     inner.append("f.txt")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "words", "is_lost"),
     [

@@ -155,6 +155,7 @@ def test_clone_names_the_save_that_it_does_not_take(tmp_path: Path) -> None:
     assert (tmp_path / "another" / "a.txt").read_text() == "of repo\n"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("has_save", [True, False])
 @pytest.mark.parametrize("options", [["--detach"], ["-b", "beside"]])
 def test_worktree_takes_no_save_of_a_detached_one_that_is_gone(
@@ -198,6 +199,7 @@ def test_detached_worktree_at_another_commit_takes_no_save(ws: Workspace) -> Non
     assert ws.refs("refs/gitstate/pending") == waits
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("task", "is_moved", "takes"),
     [("of the other", False, False), ("of the other", True, True), ("of the lost", False, True), (None, False, True)],

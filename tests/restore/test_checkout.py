@@ -26,6 +26,7 @@ def conversion(request: pytest.FixtureRequest, ws: Workspace) -> Conversion:
     return found
 
 
+@pytest.mark.sample(3)
 def test_unchanged_file_that_is_gone(ws: Workspace, conversion: Conversion) -> None:
     ws.remove("x.txt")
     run = ws.gitstate("restore", "held", "x.txt")
@@ -34,6 +35,7 @@ def test_unchanged_file_that_is_gone(ws: Workspace, conversion: Conversion) -> N
     assert ws.status() == {b" M a.txt"}
 
 
+@pytest.mark.sample(3)
 def test_unchanged_file_whose_attributes_are_gone_too(ws: Workspace, conversion: Conversion) -> None:
     """Git then reads the attributes of the index."""
     ws.remove("x.txt")
@@ -42,6 +44,7 @@ def test_unchanged_file_whose_attributes_are_gone_too(ws: Workspace, conversion:
     assert ws.read("x.txt") == conversion.versions[0]
 
 
+@pytest.mark.sample(3)
 def test_unchanged_file_that_was_edited(ws: Workspace, conversion: Conversion) -> None:
     ws.write("x.txt", conversion.versions[1])
     kept = ws.gitstate("restore", "held", "x.txt")
@@ -55,6 +58,7 @@ def test_unchanged_file_that_was_edited(ws: Workspace, conversion: Conversion) -
         assert ws.read("x.txt") == conversion.versions[version]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", [[], ["--overwrite"]], ids=["", "--overwrite"])
 def test_unchanged_file_that_holds_what_git_stores(options: list[str], ws: Workspace, conversion: Conversion) -> None:
     """As after a checkout without the filter: it is not the file of the save, and git has these bytes anyway."""
@@ -67,6 +71,7 @@ def test_unchanged_file_that_holds_what_git_stores(options: list[str], ws: Works
     assert again.exit_status == 0 and "x.txt" not in again.stderr, "it is as it was"
 
 
+@pytest.mark.sample(3)
 def test_undo_of_a_recovery_goes_back_to_the_commit(ws: Workspace, conversion: Conversion) -> None:
     ws.write("x.txt", conversion.versions[1])
     ws.save()
@@ -78,6 +83,7 @@ def test_undo_of_a_recovery_goes_back_to_the_commit(ws: Workspace, conversion: C
         assert ws.read("x.txt") == conversion.versions[version]
 
 
+@pytest.mark.sample(3)
 def test_wip_commit_alone_is_left(ws: Workspace, conversion: Conversion) -> None:
     """Every ref of gitstate is lost, and the files are those of the commit below."""
     ws.write("x.txt", conversion.versions[1])

@@ -78,6 +78,7 @@ fcntl.flock = flock
 """
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_run_takes_its_lease_again_where_the_file_system_has_no_locks(ws: Workspace, loss: str) -> None:
     site = ws.outside / "site"

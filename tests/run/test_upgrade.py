@@ -54,6 +54,7 @@ def upgrade(package: Path, path: Path) -> None:
         source.write_text(f"open({os.fspath(path)!r}, 'a').write(__name__ + '\\n')\nraise RuntimeError('new code')\n")
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("becomes", ["another version", "no version"])
 @pytest.mark.parametrize("way", ["run", "run in a run", "guard"])
 def test_run_ends_with_the_code_that_it_began_with(way: str, becomes: str, copy: Path, ws: Workspace) -> None:

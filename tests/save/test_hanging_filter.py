@@ -37,6 +37,7 @@ def _work(ws: Workspace) -> None:
 OFF = ("-c", "filter.hangs.clean=", "-c", "filter.hangs.process=", "-c", "filter.hangs.required=false")
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("step", ["clean", "process"])
 @pytest.mark.parametrize("required", ["true", "false"])
 @pytest.mark.parametrize("is_left_out", [False, True], ids=["", "left-out"])

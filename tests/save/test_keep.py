@@ -115,6 +115,7 @@ def edited(ws: Workspace) -> Workspace:
     return ws
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_work_that_is_undone_keeps_its_checkpoint(edited: Workspace, loss: str) -> None:
     first = checkpoint(edited)

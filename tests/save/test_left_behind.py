@@ -65,6 +65,7 @@ def test_file_that_the_disk_removes_at_the_second_try_is_gone(edited: Workspace,
     edited.git("add", "a.txt")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", REMOVED)
 @pytest.mark.parametrize("command", ["save", "checkpoint", "recover"])
 def test_file_that_stays_is_told_of_and_the_next_command_removes_it(edited: Workspace, name: str, command: str) -> None:

@@ -86,6 +86,7 @@ def with_submodule(inner: Workspace, canary: Path) -> None:
 PLANTS = [with_filter, with_odd_filter, with_hooks, with_fsmonitor, with_lazy_fetch, with_submodule]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("command", ["checkpoint", "save"])
 def test_no_program_of_an_unregistered_nested_repository_runs(

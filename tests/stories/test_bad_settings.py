@@ -39,6 +39,7 @@ BAD_VALUES = {
 ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default", "remote.other.fetch", "core.whitespace")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "key", [pytest.param(key, marks=[] if key in ORDINARY else [pytest.mark.slow]) for key in BAD_VALUES]
 )
@@ -75,6 +76,7 @@ def test_value_that_hides_a_save_does_not_make_it_corrupt(key: str, ws: Workspac
     assert ws.gitstate("verify").exit_status == 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "lines",
     [

@@ -63,6 +63,7 @@ INDEXES = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 @pytest.mark.parametrize("how", INDEXES)
 def test_files_are_saved_where_the_index_is_unreadable(how: str, loss: str, ws: Workspace) -> None:
@@ -173,6 +174,7 @@ def _damaged(ws: Workspace, what: str = "the commit of HEAD is unreadable") -> d
     return answer
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_files_are_saved_where_head_is_unreadable(how: str, broken: Workspace) -> None:
     before = files_of(broken)
@@ -198,6 +200,7 @@ def test_files_come_back_while_head_is_unreadable(broken: Workspace) -> None:
     assert files_of(broken) == before
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 @pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Workspace) -> None:
@@ -216,6 +219,7 @@ def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Work
     assert before.diff(fingerprint(broken.path)) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 @pytest.mark.parametrize("content", [b"", bytes(41), b"no object name\n"], ids=["empty", "zeros", "garbage"])
 def test_command_mends_a_branch_that_git_can_not_read(content: bytes, loss: str, broken: Workspace) -> None:

@@ -163,6 +163,7 @@ def test_server_of_many_sessions_owns_no_workspace(ws: Workspace, tmp_path: Path
     assert presence(ws).state == "gone"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", ["polite", "deaf", "command"])
 def test_stop_ends_the_agent_and_saves(how: str, ws: Workspace) -> None:
     ws.gitstate("begin", "task_id=T-1")

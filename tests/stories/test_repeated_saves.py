@@ -279,6 +279,7 @@ def listed(ws: Workspace) -> list[str]:
     return [item["save_id"] for item in ws.gitstate("log", "--json").json["saves"]]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("command", ["save", "checkpoint"])
 @pytest.mark.parametrize("ahead", [0, YEAR, 3600, -YEAR])
 @pytest.mark.parametrize("back", [7200, YEAR])

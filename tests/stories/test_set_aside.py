@@ -178,6 +178,7 @@ def test_killed_at_any_step_loses_nothing(ws: Workspace, tmp_path: Path) -> None
     assert done.returncode == 0 and killed > 20
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("delay", [n / 25 for n in range(1, 12)])
 def test_killed_with_its_gits_at_any_time_loses_nothing(delay: float, ws: Workspace) -> None:
     waits(ws, "recovered")

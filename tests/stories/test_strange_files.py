@@ -63,6 +63,7 @@ def _put(ws: Workspace, kind: str, name: str) -> Path:
     return path
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "name"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)], ids=str
 )
@@ -136,6 +137,7 @@ def test_ref_in_the_place_of_a_directory_is_moved_by_the_command_that_is_named(p
     assert aside.read_text().strip() == ws.out("rev-parse", "HEAD~1")
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("kind", ["directory", "link", "FIFO"])
 @pytest.mark.parametrize("name", ["lock", "durable", "workspace-id", "save-number"])
 def test_what_is_in_the_place_of_a_file_of_ours_is_moved_by_the_command_that_is_named(
@@ -178,6 +180,7 @@ def test_fifo_at_which_git_waits_in_the_worktree_stops_no_save(place: str, ws: W
 # -- files that the configuration names
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("key", ["", "core.attributesFile", "diff.orderFile", "mailmap.file"])
 def test_patches_and_advice_end_where_git_waits_at_a_fifo(key: str, ws: Workspace) -> None:
     """It stands in the place of `.gitattributes`, or the configuration names it."""
@@ -256,6 +259,7 @@ def own_home(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return ws
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a directory"])
 @pytest.mark.parametrize("named", NAMED)
 def test_save_is_made_without_a_file_that_the_configuration_names(kind: str, named: str, own_home: Workspace) -> None:

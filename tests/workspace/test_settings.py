@@ -288,6 +288,7 @@ CASES = [(command, name, "configuration") for command, (_, bad) in COMMANDS.item
 CASES += [("run", name, "environment") for name in OF_RUN]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("command", "name", "place"), CASES, ids=[" ".join(case) for case in CASES])
 def test_bad_value_ends_a_command_before_anything_begins(ws: Workspace, command: str, name: str, place: str) -> None:
     argv, bad = COMMANDS[command]
