@@ -34,7 +34,7 @@ def round_trips(*, linked: bool) -> list[Any]:
         if linked and not kind.linked:
             continue
         together = quick if not kind.no_copies else frozenset()
-        for group in (together, *({loss} for loss in losses - together)):
+        for group in (together, *({loss} for loss in Loss if loss in losses - together)):
             ways = tuple(loss for loss in Loss if loss in group)
             marks = [pytest.mark.slow] if kind.slow or not quick.issuperset(group) else []
             if ways:
