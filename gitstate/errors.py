@@ -123,6 +123,10 @@ class TryAgain(GitstateError):
     exit_status = EXIT_AGAIN
 
 
+#: An error is written into a save, or told of a repository inside, with so many characters: two long paths fit in.
+MOST_SAID = 1_000
+
+
 def words_of(error: BaseException) -> str:
     """What happened, for a person: of an OSError the path and the system's words, never Python's `[Errno 13] …`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import NotAWorkspace
+from ..errors import GitstateError, NotAWorkspace
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import Git, hooks_off
@@ -25,6 +25,23 @@ def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
     none, git refuses to open it (safe.directory), or it is bare; NeedsPerson where a link stands for a directory.
     """
     return _opened(start_opening(path), bare_too)
+
+
+def open_inside(repository: Repository, full: bytes) -> Repository:
+    """The repository at `full`, an absolute path below the top of `repository`.
+
+    Who works in a workspace can write a `.git` there that leads to any repository of this user. Nothing is written
+    there, and its saves are not brought back here, unless it names the directory as its worktree. Raises GitstateError.
+    """
+    inside = open_repository(full)
+    if inside.toplevel != os.path.realpath(full):
+        raise GitstateError("its .git file points outside the directory")
+    elsewhere = _leads_to(inside, repository)
+    if elsewhere is not None:
+        from .damaged.refused import leads_elsewhere
+
+        raise leads_elsewhere(inside.toplevel, inside.git_dir, elsewhere)
+    return inside
 
 
 _SETTINGS = ("config", "--list", "--show-origin", "-z")
@@ -198,3 +215,25 @@ def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes, commo
 
             refuse_passed_over(place, toplevel, is_linked=dot_git in links)
         place = os.path.dirname(place)
+
+
+def _leads_to(inside: Repository, repository: Repository) -> bytes | None:
+    """The place of another repository to which the `.git` of `inside` leads; None where all is its own."""
+    top, outer = os.path.realpath(inside.toplevel), os.path.realpath(repository.toplevel)
+    git_dir, common = os.path.realpath(inside.git_dir), os.path.realpath(inside.common_dir)
+    if git_dir != common:
+        link = path_named_in(os.path.join(git_dir, b"gitdir"), b"", git_dir)
+        is_named = link is not None and (link == os.path.join(top, b".git") or not os.path.lexists(link))
+        return None if is_named and os.path.dirname(git_dir) == os.path.join(common, b"worktrees") else common
+    is_own = _is_below(git_dir, top, os.path.realpath(repository.common_dir)) or (
+        _is_below(git_dir, outer) and os.path.basename(git_dir) != b".git"
+    )
+    # Where `core.worktree` is set, git has found the worktree by it.
+    if not is_own and "core.worktree" not in inside.config:
+        return git_dir
+    parts = (os.path.realpath(os.path.join(common, name)) for name in (b"objects", b"refs"))
+    return next((part for part in parts if not _is_below(part, git_dir, outer)), None)
+
+
+def _is_below(path: bytes, *tops: bytes) -> bool:
+    return any(path.startswith(os.path.join(top, b"")) for top in tops)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError, words_of
+from ..errors import MOST_SAID, GitstateError, words_of
 from ..format.archive import held_saves, pending_archives, read_save
 from ..format.manifest import LeftOut
 from ..format.names import SAVES, workspace_id
 from ..git.damaged.files import named_worktree
 from ..git.entries import list_index
-from ..git.opening import open_repository
+from ..git.opening import open_inside
 from ..git.permitted import without_filters
 from ..git.repository import Repository, module_place
 from ..objects.tree import GITLINK
@@ -121,7 +121,7 @@ def _make_again(
                 # Where it can't, as without a remote, git asks for it when it is needed.
                 workspace.git.run("submodule", "--quiet", "init", "--", path, ok_codes=range(256))
         except (GitstateError, OSError) as error:
-            words = f"the nested repository is gone, and could not be made again: {words_of(error)}"[:300]
+            words = f"the nested repository is gone, and could not be made again: {words_of(error)}"[:MOST_SAID]
             more = _where_the_rest_is(workspace, one.record, name) if one.record.needs else ""
             more = f"get it with: {more} && {recovery}" if more else f"once that is mended: {recovery}"
             failed[path] = f"{words}; {more}"
@@ -219,7 +219,7 @@ def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[
 
 def nested_failure(error: Exception) -> str:
     """Why a nested repository could not be recovered."""
-    return f"the nested repository: {words_of(error)}"[:300]
+    return f"the nested repository: {words_of(error)}"[:MOST_SAID]
 
 
 def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str | None) -> NestedStep | None:
@@ -318,7 +318,7 @@ def check_out_submodule(repository: Repository, depth: int, *, runs_filters: boo
     for path in made:
         below = os.path.join(path, b"")
         try:
-            inside = open_repository(os.path.join(repository.toplevel, path))
+            inside = open_inside(repository, os.path.join(repository.toplevel, path))
             fill_emptied_index(inside)
             for item in check_out_submodule(inside, depth + 1, runs_filters=runs_filters):
                 yield item._replace(path=below + item.path)

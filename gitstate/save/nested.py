@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError, words_of
+from ..errors import MOST_SAID, GitstateError, words_of
 from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, OWN, checkpoint_ref, marker_ref, workspace_id
 from ..git.entries import list_index
 from ..git.gitdir import operation_under_way
-from ..git.opening import open_repository
+from ..git.opening import open_inside, open_repository
 from ..git.permitted import without_filters
 from ..git.repository import git_dir_of, shares_configuration
 from ..objects.tree import GITLINK
@@ -83,7 +83,7 @@ def save_nested(
                 note(path, inside)
                 skipped += others
         except (GitstateError, OSError) as error:
-            why = f"the repository in it could not be saved: {words_of(error)}"[:300]
+            why = f"the repository in it could not be saved: {words_of(error)}"[:MOST_SAID]
         if why:
             failed.add(path)
             skipped.append(LeftOut(path, why, True))
@@ -117,9 +117,7 @@ def _save_inside(
     full = os.path.join(repository.toplevel, path)
     if asked.depth > _DEEPEST:
         raise GitstateError("it is nested too deeply")
-    inside = open_repository(full)
-    if inside.toplevel != os.path.realpath(full):
-        raise GitstateError("its .git file points outside the directory")
+    inside = open_inside(repository, full)
     if _others_work(presence(inside), presence(repository)):
         # Its own keeper saves it. A save from here would write this task into that one's context.
         return (
@@ -185,7 +183,7 @@ def with_work(repository: Repository, request: SaveRequest, taken: Snapshot) -> 
         except (GitstateError, OSError) as error:
             why = words_of(error)
         if why and began is not None and _changed_ns(full) >= began:
-            skipped.append(LeftOut(path, _NOT_ASKED.format(why)[:300], True))
+            skipped.append(LeftOut(path, _NOT_ASKED.format(why)[:MOST_SAID], True))
     return found, skipped
 
 

@@ -407,7 +407,7 @@ def test_the_shell_variables_are_all_described(templates: Templates, tmp_path: P
 
 def test_table_of_exit_statuses_holds_every_status() -> None:
     listed = {int(status) for status, _ in errors.EXIT_STATUSES if status.isdigit()}
-    assert listed == {value for value in vars(errors).values() if type(value) is int}
+    assert listed == {value for name, value in vars(errors).items() if name.startswith("EXIT_") and type(value) is int}
     classes = (error for error in vars(errors).values() if isinstance(error, type))
     raised = {error.exit_status for error in classes if issubclass(error, errors.GitstateError)}
     assert raised == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PERSON, errors.EXIT_AGAIN}

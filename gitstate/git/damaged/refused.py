@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ...errors import NeedsPerson, NotAWorkspace
+from ...errors import MOST_SAID, NeedsPerson, NotAWorkspace
 from ...system import files
 from ...system.stdlib import TYPE_CHECKING, quote, suppress
 from ..command import Git
@@ -300,6 +300,17 @@ def has_other_worktree(path: bytes, toplevel: bytes, git_dir: bytes) -> NotAWork
         hint=f"gitstate -C {quote(os.fsdecode(toplevel))} …, or where the worktree was moved here: "
         f"git config -f {config} core.worktree {quote(os.fsdecode(path))}",
     )
+
+
+def leads_elsewhere(toplevel: bytes, git_dir: bytes, elsewhere: bytes) -> NotAWorkspace:
+    """The error where `.git` of a repository inside a workspace leads to one that does not name it as its worktree."""
+    where = quote(os.fsdecode(elsewhere))
+    words = f"its .git leads to {where}, which is not its own"
+    command = f"git --git-dir={where} config core.worktree {quote(os.fsdecode(toplevel))}"
+    # What is called `.git` is of the directory that it is in. A command that is cut would do something else.
+    is_separate = elsewhere == os.path.realpath(git_dir) and os.path.basename(elsewhere) != b".git"
+    fits = len(words) + len(command) < MOST_SAID - 100
+    return NotAWorkspace(f"{words}; if it is: {command}" if is_separate and fits else words)
 
 
 # -- a git directory with damaged files

@@ -8,7 +8,7 @@ from ...errors import GitstateError
 from ...format.archive import checkpoint_save_id, pending_save_id
 from ...format.manifest import LeftOut
 from ...format.names import branch_name
-from ...git.opening import open_repository
+from ...git.opening import open_inside
 from ...git.repository import Repository, shares_configuration
 from ...restore.inside import add_save, finish, held_repositories, newest_save
 from ...restore.nested import (
@@ -67,7 +67,7 @@ class NestedRecovery:
                     submodules = submodules_of(self._workspace)
                 if step.path in submodules and step.action == "recover":
                     bases = [leaf for target in targets if target.path == step.path for leaf in target.bases]
-                    inside = open_repository(os.path.join(self._repository.toplevel, step.path))
+                    inside = open_inside(self._repository, os.path.join(self._repository.toplevel, step.path))
                     reattach(inside, {leaf.oid for leaf in bases})
                 result = self._carry_out(step, submodules)
                 if step.is_new:
@@ -94,7 +94,7 @@ class NestedRecovery:
             self._outcome.failed.append(LeftOut(step.path, words, False))
         for words in step.refused:
             self._outcome.failed.append(LeftOut(step.path, f"made again without its setting {words}", False))
-        inside = open_repository(full)
+        inside = open_inside(self._repository, full)
         runs_filters = step.path in submodules or shares_configuration(inside, self._repository)
         runs_filters = runs_filters and self._repository.runs_filters
         if step.is_new:
