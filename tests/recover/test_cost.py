@@ -340,7 +340,6 @@ def test_no_git_lists_an_index_that_hides_nothing(ws: Workspace, tmp_path: Path)
     assert "ls-files -z -v" not in (tmp_path / "log.words").read_text()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another boot's id is mounted")
 def test_kept_index_that_was_torn_inside_is_not_used(ws: Workspace) -> None:
     """Its size, its time and its checksum are those of the saved one: a power cut may leave it so."""
     before, status = ws.git("ls-files", "-s", "--debug"), ws.status()

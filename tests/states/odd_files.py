@@ -7,7 +7,7 @@ import stat
 
 from tests.states.ordinary import DIRTY, dirty
 from tests.states.registry import EVERYWHERE, HERE, NO_PLAIN, Loss, state
-from tests.support.permissions import why_permissions_cannot_be_tested
+from tests.support.permissions import why_what_is_unreadable_cannot_be_compared
 from tests.support.workspace import Workspace
 
 
@@ -41,7 +41,7 @@ def fifo_where_a_tracked_file_was(ws: Workspace) -> None:
     save_exits=[4],
     recover_exits=[0, 4],
     status_says_more=True,
-    why_not=why_permissions_cannot_be_tested,
+    why_not=why_what_is_unreadable_cannot_be_compared,
 )
 def unreadable_files(ws: Workspace) -> None:
     ws.append("a.txt")
@@ -59,7 +59,7 @@ def unreadable_files(ws: Workspace) -> None:
     save_exits=[0, 4],
     recover_exits=[0, 4],
     status_says_more=True,
-    why_not=why_permissions_cannot_be_tested,
+    why_not=why_what_is_unreadable_cannot_be_compared,
 )
 def unreadable_directory(ws: Workspace) -> None:
     ws.append("a.txt")
@@ -74,7 +74,7 @@ def unreadable_directory(ws: Workspace) -> None:
     may_leave_out=["locked"],
     save_exits=(0, 4),
     recover_exits=(0, 4),
-    why_not=why_permissions_cannot_be_tested,
+    why_not=why_what_is_unreadable_cannot_be_compared,
 )
 def unreadable_directory_of_tracked_files(ws: Workspace) -> None:
     ws.write("locked/inner.txt")

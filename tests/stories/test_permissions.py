@@ -9,7 +9,7 @@ import pytest
 
 from tests.states import dirty
 from tests.support.oracle import fingerprint
-from tests.support.permissions import why_permissions_cannot_be_tested
+from tests.support.permissions import needs_root, why_permissions_cannot_be_tested
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
 from tests.support.workspace import Workspace
@@ -26,6 +26,7 @@ def owned(ws: Workspace) -> Workspace:
     return ws
 
 
+@needs_root
 @pytest.mark.parametrize(
     "mode", [0o500, pytest.param(0o555, marks=pytest.mark.slow), pytest.param(0o577, marks=pytest.mark.slow)]
 )
@@ -57,6 +58,7 @@ def test_directory_that_a_killed_recovery_has_opened_is_closed_by_the_next(mode:
     assert before.diff(fingerprint(owned.path)) == []
 
 
+@needs_root
 def test_file_comes_back_alone_into_a_directory_that_may_not_be_written(owned: Workspace) -> None:
     owned.write("dd/x", "untracked\n")
     owned.chmod("dd", 0o500)
@@ -80,6 +82,7 @@ def test_directory_that_was_made_read_only_since_the_save_stays_as_it_is(owned: 
     assert os.stat(owned.at("dd")).st_mode & 0o777 == 0o500
 
 
+@needs_root
 @pytest.mark.parametrize(
     "mode", [pytest.param(0o000, marks=pytest.mark.slow), pytest.param(0o100, marks=pytest.mark.slow), 0o400]
 )

@@ -6,6 +6,10 @@ import ctypes
 import os
 import subprocess
 
+import pytest
+
+from tests.support.skips import NO_RIGHTS
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
@@ -25,3 +29,12 @@ def why_permissions_cannot_be_tested() -> str | None:
     except (OSError, subprocess.SubprocessError) as error:
         return f"root must be able to drop capabilities: run as an ordinary user, or with CAP_SETPCAP ({error})"
     return None
+
+
+#: The test itself reads or changes what gitstate may not.
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason=NO_RIGHTS)
+
+
+def why_what_is_unreadable_cannot_be_compared() -> str | None:
+    """None where the test can read what the program that it starts can't, else the reason."""
+    return NO_RIGHTS if os.geteuid() else why_permissions_cannot_be_tested()

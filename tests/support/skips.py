@@ -51,6 +51,8 @@ NO_MIGRATION = "to migrate refs with their logs needs git 2.48 or newer"
 NO_SUBMODULE_PATHS = "submodules at configured places need git 2.54 or newer"
 NOT_ROOT = "needs root: run pytest as root"
 NO_MANAGER = "no systemd user manager can be started: run as root, in a container with --privileged"
+NO_OTHER_BOOT = "needs root: another boot's id is mounted"
+NO_RIGHTS = "needs root: what gitstate may not read or write is changed or compared"
 NO_MOUNT = "mounting is not permitted: run as root, in a container with --privileged"
 
 

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.permissions import drop_override
+from tests.support.skips import NO_OTHER_BOOT
 
 #: What starts gitstate as `bin/gitstate` does: without `site`, which takes a quarter of the time of a small save.
 START = "import sys; sys.argv[0] = 'gitstate'; from gitstate.__main__ import main; main()"
@@ -275,6 +278,8 @@ class Workspace:
     @contextlib.contextmanager
     def in_another_boot(self) -> Iterator[None]:
         """What `gitstate` runs sees another boot's id. Needs root, and a mount namespace for each run."""
+        if os.geteuid():
+            pytest.skip(NO_OTHER_BOOT)
         other = self.outside / "boot_id"
         other.write_text("00000000-1111-2222-3333-444444444444\n")
         script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id || exit 97; exec "$@"'
