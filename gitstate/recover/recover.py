@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, NotAWorkspace
+from ..errors import CorruptSave, GitError, NeedsPerson, NotAWorkspace
 from ..format import names
 from ..format.archive import pending_archives, pending_in_files
 from ..format.names import workspace_id
@@ -13,7 +13,7 @@ from ..git.index import looks_torn
 from ..git.opening import open_repository
 from ..git.packed import read_once
 from ..git.permitted import without_filters
-from ..git.repository import Repository
+from ..git.repository import Repository, git_dir_of
 from ..objects.reader import ObjectReader
 from ..restore.paths import Workspace
 from ..system.clock import Deadline
@@ -30,6 +30,7 @@ from .request import SETTINGS, RecoverRequest, RecoverResult, hints_for, located
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from ..format.manifest import Save
     from ..git.command import Git
     from ..git.opening import Opening
 
@@ -113,6 +114,8 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
     """`others` are the workspaces besides this one in which a save is pending."""
     repository, reader = workspace.repository, workspace.reader
     facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
+    if facts.saves and facts.marker is not None and request.save_id is None:
+        _refuse_other_directory(repository, facts.saves[0])
     if request.waiting_only:
         facts = facts._replace(context=None, recovered=None)
     was_whole = not any(not item.path and item.lost for save in facts.saves for item in save.manifest.left_out)
@@ -164,6 +167,23 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
             message = f"{trouble.what}; mend it with: {trouble.command}"
             result = with_messages(result, message)
     return result._replace(cleared=cleared)
+
+
+def _refuse_other_directory(repository: Repository, save: Save) -> None:
+    """Raises NeedsPerson where a save is of another directory, whose `.git` leads to the git directory of this one.
+
+    Git has one HEAD and one index for both, and gitstate one pending save: what is here would be replaced by what was
+    there.
+    """
+    place = os.fsencode(save.context.workspace_path or "")
+    git_dir = git_dir_of(place) if os.path.isabs(place) and place != repository.toplevel else None
+    if git_dir == os.path.realpath(repository.git_dir) and not os.path.samefile(place, repository.toplevel):
+        where, save_id = quote(os.fsdecode(place)), save.manifest.save_id
+        raise NeedsPerson(
+            f"the pending save {save_id} is of {os.fsdecode(place)}, whose .git leads to the same git directory; "
+            "nothing was changed",
+            hint=f"gitstate -C {where} recover, or to have it here: gitstate recover --save {save_id}",
+        )
 
 
 def _recover_fetched(workspace: Workspace, facts: Facts, verdict: Verdict, request: RecoverRequest) -> RecoverResult:

@@ -180,6 +180,32 @@ def test_git_dir_of_the_environment_is_named(ws: Workspace) -> None:
     saved_from(there.save())
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+def test_save_of_another_directory_with_the_same_git_directory_comes_back_by_name_alone(
+    is_link: bool, ws: Workspace
+) -> None:
+    """What is here is not what is there. Where that was moved here, or is gone, there is no other."""
+    path = ws.path.with_name("other one")
+    path.mkdir()
+    if is_link:
+        (path / ".git").symlink_to(ws.git_dir)
+    else:
+        (path / ".git").write_text(f"gitdir: {ws.git_dir}\n")
+    (path / "new.txt").write_text("there\n")
+    saved = saved_from(Workspace(path, ws.outside).save())
+    ws.append("a.txt")
+    before, refs = fingerprint(ws.path), ws.refs("refs/gitstate")
+    run = ws.recover()
+    assert run.exit_status == 4 and f"is of {path}, whose .git leads to" in run.json["error"], run
+    assert (fingerprint(ws.path), ws.refs("refs/gitstate")) == (before, refs)
+    path.rename(path.with_name("moved"))
+    assert recovered_from(ws.recover("--dry-run"))["save_id"] == saved.save_id
+    path.with_name("moved").rename(path)
+    command = run.stderr.partition("to have it here: ")[2].split()
+    assert recovered_from(ws.gitstate(*command[1:], "--json"), exits=(0, 4))["save_id"] == saved.save_id
+    assert ws.read("new.txt") == b"there\n"
+
+
 @pytest.mark.parametrize("option", ["-r", pytest.param("-a", marks=pytest.mark.slow)])
 def test_copy_of_a_linked_worktree_takes_no_save_of_the_original(
     option: str, templates: Templates, tmp_path: Path
