@@ -109,8 +109,7 @@ def _way_out(error: OSError) -> str | None:
         if is_other:
             from ..system.stdlib import quote
 
-            name = quote(place)
-            return f"{name} is in the way: mv {name} {name}.aside"
+            return f"{place} is in the way: mv {quote(place)} {quote(place + '.aside')}"
     return None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -36,6 +35,7 @@ from ..integrations.scheduler import answer
 from ..system import files
 from ..system.clock import Deadline
 from ..system.locks import locked
+from ..system.stdlib import quote
 from ..workspace import registry, settings
 from ..workspace.damage import REFS_DELETED, backlink_trouble, find_unreadable, lost_save_id, open_damaged
 from ..workspace.live_context import read_live_context, state_name
@@ -136,7 +136,7 @@ def _list_of_workspaces() -> Iterator[Finding]:
         listed = registry.registered()
     except (GitstateError, OSError) as error:
         what = f"the list of workspaces is unreadable: {words_of(error)}"[:300]
-        yield Finding("registry", what, f"ls -ld {shlex.quote(os.fsdecode(registry.list_directory()))}", serious=False)
+        yield Finding("registry", what, f"ls -ld {quote(os.fsdecode(registry.list_directory()))}", serious=False)
         return
     gone = [path for path in listed if not os.path.isdir(path) and registry.not_mounted(path) is None]
     if gone:
@@ -177,7 +177,7 @@ def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
             break
         top = os.path.dirname(top)
     seen = Peeker().peek(top)
-    quoted = shlex.quote(os.fsdecode(top))
+    quoted = quote(os.fsdecode(top))
     if seen.problem == "foreign":
         what = f"it belongs to user {seen.uid}, so git does not open it"
         yield Finding("ownership", what, f"git config --global --add safe.directory {quoted}")
@@ -211,7 +211,7 @@ def _damaged_files(seen: WorkspacePeek) -> Iterator[Finding]:
 def _ownership(repository: Repository) -> Iterator[Finding]:
     uid = repository.stranger
     if uid is not None:
-        quoted = shlex.quote(os.fsdecode(repository.toplevel))
+        quoted = quote(os.fsdecode(repository.toplevel))
         what = f"it belongs to user {uid}: no program of its configuration is run"
         yield Finding("ownership", what, f"git config --global --add safe.directory {quoted}")
 
@@ -224,7 +224,7 @@ def _git_dir_place(repository: Repository) -> Iterator[Finding]:
 
 def _locks(repository: Repository) -> Iterator[Finding]:
     for lock in gitdir.find_locks(repository.git_dir, repository.common_dir):
-        quoted = shlex.quote(os.fsdecode(lock.path))
+        quoted = quote(os.fsdecode(lock.path))
         if lock.dead:
             what = f"{os.fsdecode(lock.path)} is older than this boot: the process that made it is gone"
             yield Finding("lock", what, f"rm {quoted}", True, partial(_remove_dead, lock.path))
@@ -245,7 +245,7 @@ def _unreadable(repository: Repository) -> Iterator[Finding]:
 def _pack_index(repository: Repository) -> Iterator[Finding]:
     if has_damaged_pack_index(repository.common_dir):
         path = os.path.join(repository.common_dir, MULTI_PACK_INDEX)
-        command = f"rm -f {shlex.quote(os.fsdecode(path))}"
+        command = f"rm -f {quote(os.fsdecode(path))}"
         yield Finding("damage", f"{os.fsdecode(path)} is damaged, and stops git", command)
 
 
@@ -271,7 +271,7 @@ def _settings(repository: Repository) -> Iterator[Finding]:
             continue
         nearest = settings.nearest_key(key)
         guess = f"; did you mean {nearest}?" if nearest else ""
-        command = f"git config --show-origin --get-all {shlex.quote(key)}"
+        command = f"git config --show-origin --get-all {quote(key)}"
         yield Finding("settings", f"{key} is not a setting of gitstate{guess}", command, serious=False)
 
 
@@ -296,7 +296,7 @@ def _disk(repository: Repository) -> Iterator[Finding]:
     info = os.statvfs(repository.objects)
     where = os.fsdecode(repository.objects)
     if info.f_flag & os.ST_RDONLY or not os.access(repository.objects, os.W_OK):
-        yield Finding("disk", f"{where} is not writable: nothing can be saved", f"ls -ld {shlex.quote(where)}")
+        yield Finding("disk", f"{where} is not writable: nothing can be saved", f"ls -ld {quote(where)}")
     elif info.f_bavail * info.f_frsize < _ROOM:
         free = info.f_bavail * info.f_frsize >> 20
         yield Finding("disk", f"only {free} MiB are free below {where}", "gitstate prune; git gc")
@@ -325,12 +325,12 @@ def _state_file(repository: Repository) -> Iterator[Finding]:
         return
     if repository.git.run("ls-files", "-z", "--", name):
         what = f"{text} is tracked by git: every save and commit would contain it"
-        yield Finding("state", what, f"git rm --cached {shlex.quote(text)}")
+        yield Finding("state", what, f"git rm --cached {quote(text)}")
         return
     plain = {"GIT_LITERAL_PATHSPECS": "0"}
     if not repository.git.run("check-ignore", "-z", "--stdin", input=name + b"\0", ok_codes=(0, 1), env=plain):
         exclude = os.path.join(repository.common_dir, b"info", b"exclude")
-        command = f"echo /{shlex.quote(text)} >>{shlex.quote(os.fsdecode(exclude))}"
+        command = f"echo /{quote(text)} >>{quote(os.fsdecode(exclude))}"
         if os.path.lexists(os.path.join(repository.toplevel, name)):
             yield Finding("state", f"{text} is not ignored by git", command, serious=False)
 
@@ -364,7 +364,7 @@ def _fetched_over(repository: Repository) -> Iterator[Finding]:
         if missing:
             remote = key.removeprefix("remote.").removesuffix(".fetch")
             what = f"{remote} is fetched into the refs of the saves: `git fetch --prune` deletes them"
-            yield Finding("refs", what, "; ".join(f"git config --add {shlex.quote(key)} '^{one}'" for one in missing))
+            yield Finding("refs", what, "; ".join(f"git config --add {quote(key)} '^{one}'" for one in missing))
 
 
 def _covers(pattern: str, other: str) -> bool:
@@ -409,7 +409,7 @@ def _packs(repository: Repository) -> Iterator[Finding]:
 
 def _listed(repository: Repository) -> Iterator[Finding]:
     if repository.toplevel not in registry.registered():
-        quoted = shlex.quote(os.fsdecode(repository.toplevel))
+        quoted = quote(os.fsdecode(repository.toplevel))
         what = "this workspace is not registered: `recover --all` does not find it"
         yield Finding("registry", what, f"gitstate register {quoted}", False, partial(_register, repository))
 

@@ -27,6 +27,7 @@ from ..git.command import Git
 from ..git.damaged.refused import way_without
 from ..git.repository import Repository, hooks_path, parse_bool
 from ..system import files
+from ..system.stdlib import quote
 from .git_hooks import EVENTS
 from .hook_file import (
     BLOCK,
@@ -162,7 +163,7 @@ def write_shim(directory: bytes, *, made: bool) -> None:
 
 def _move_away(path: bytes) -> str:
     """The command that makes room for a file of ours."""
-    return f"mv {shlex.quote(path_text(path))} {shlex.quote(path_text(path) + '.other')}"
+    return f"mv {quote(os.fsdecode(path))} {quote(os.fsdecode(path) + '.other')}"
 
 
 def _install_file(repository: Repository, directory: bytes, event: str) -> Step:

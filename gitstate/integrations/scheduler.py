@@ -11,6 +11,7 @@ from typing import Protocol
 from ..errors import GitstateError, NeedsPerson
 from ..system import files
 from ..system.child import shipped
+from ..system.stdlib import quote
 from ..workspace.registry import list_directory
 
 #: Stands in every unit and property list that gitstate wrote.
@@ -102,7 +103,9 @@ def is_ours(path: str) -> bool:
 
 def write_file(path: str, text: str) -> None:
     if os.path.lexists(path) and not is_ours(path):
-        raise NeedsPerson(f"{path} is not gitstate's; it was left alone", hint=f"mv {path} {path}.mine")
+        raise NeedsPerson(
+            f"{path} is not gitstate's; it was left alone", hint=f"mv {quote(path)} {quote(path + '.mine')}"
+        )
     directory = os.fsencode(os.path.dirname(path))
     files.make_directory(directory, top=b"/")
     if read_file(path) != text:

@@ -267,7 +267,7 @@ def locate(hint: str | None, workspace: bytes) -> str | None:
     """
     if hint is None or _is_here(workspace):
         return hint
-    where = quote(escape(workspace))
+    where = quote(os.fsdecode(workspace))
     words = hint.split(" ")
     for place, word in enumerate(words[:-1]):
         begins = place == 0 or words[place - 1].endswith(_BEFORE_COMMAND)

@@ -13,7 +13,7 @@ import select
 import sys
 import time
 
-from .stdlib import TYPE_CHECKING, quote, signal, suppress
+from .stdlib import TYPE_CHECKING, signal, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -354,6 +354,8 @@ def command() -> tuple[str, ...]:
 
 def shell_command(*arguments: str) -> str:
     """A line for sh that starts this gitstate; no-op once it is uninstalled."""
+    from shlex import quote
+
     argv = command()
     return f"[ ! -x {quote(argv[0])} ] || {' '.join(map(quote, (*argv, *arguments)))}"
 

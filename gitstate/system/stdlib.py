@@ -103,10 +103,17 @@ else:
     _PLAIN = frozenset("@%+=:,./-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
     def quote(text):
-        """`shlex.quote`."""
+        """`shlex.quote`, for a command that is shown: what a terminal must not get stands as in `$'…'`."""
         if text and _PLAIN.issuperset(text):
             return text
+        if not text.isprintable():
+            return "$'" + "".join(map(_pasted, text)) + "'"
         return "'" + text.replace("'", "'\"'\"'") + "'"
+
+    def _pasted(c):
+        if c.isprintable():
+            return "\\" + c if c in "\\'" else c
+        return "".join(map("\\x{:02x}".format, c.encode("utf-8", "surrogateescape")))
 
     class _Context:
         def __init__(self, steps):

@@ -285,15 +285,14 @@ def _error(problem: Problem) -> UsageError:
 
 def _problem(repository: Repository, setting: Setting, text: str, source: str | None) -> Problem:
     """Say what is wrong with a value. `source` is a variable or an option; None: git is asked which file it is in."""
-    from shlex import quote
-
+    from ..system.stdlib import quote
     from ..system.terminal import escape
 
     command: str | None = None
     if source is None:
         file = _file_of(repository, setting, text)
         where = "git's configuration" if file is None else escape(file)
-        command = f"git config{'' if file is None else ' --file ' + quote(escape(file))} --unset-all {setting.key}"
+        command = f"git config{'' if file is None else ' --file ' + quote(file)} --unset-all {setting.key}"
     elif source == setting.variable:
         where = f"{source} in the environment"
         command = f"unset {source}"

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.errors import NeedsPerson
 from gitstate.integrations import schedulers
+from gitstate.integrations.scheduler import write_file
 from gitstate.system.child import command
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
@@ -123,6 +125,18 @@ def test_foreign_unit_is_kept(world: World) -> None:
     assert world.boot("enable").exit_status == 4
     assert world.boot("disable").exit_status == 0
     assert world.unit().read_text() == "[Service]\nExecStart=/bin/true\n"
+
+
+def test_command_that_moves_a_foreign_file_away_can_be_pasted(tmp_path: Path) -> None:
+    path = tmp_path / "a b\x1b[2J'" / "unit"
+    path.parent.mkdir()
+    path.write_text("theirs")
+    with pytest.raises(NeedsPerson) as raised:
+        write_file(str(path), "ours")
+    assert raised.value.hint is not None
+    subprocess.run(["bash", "-c", raised.value.hint], check=True)
+    write_file(str(path), "ours")
+    assert path.read_text() == "ours" and path.with_name("unit.mine").read_text() == "theirs"
 
 
 def test_forced_systemd_without_a_manager_writes_nothing(world: World) -> None:

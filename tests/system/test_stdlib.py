@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import pickle
 import shlex
 import string
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -117,7 +119,17 @@ def test_digests_match_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert digest.hexdigest() == wanted
 
 
-@pytest.mark.parametrize("text", ["", "a b", "it's", "$x", "\u00e9", "a\nb", "'", "~", *string.printable])
+@pytest.mark.parametrize(
+    "text", ["", "a b", "it's", "$x", "\u00e9", "'", "~", *filter(str.isprintable, string.printable)]
+)
 def test_quote_is_that_of_shlex(text: str) -> None:
     assert quote(text) == shlex.quote(text)
     assert quote(f"a{text}") == shlex.quote(f"a{text}")
+
+
+@pytest.mark.parametrize("text", ["a b", "a\x1b[2Jb'c\\d", "\u202e x", os.fsdecode(b"\xff\n'e")])
+def test_quoted_word_is_shown_and_pasted_as_it_is(text: str) -> None:
+    """No terminal gets what is no text, and a shell reads the word as it was."""
+    word = quote(text)
+    assert word.isprintable()
+    assert subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True).stdout == os.fsencode(text)

@@ -210,7 +210,7 @@ def way_without(git: Git, key: str, path: bytes) -> str:
     found = git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1][::2]
     origins = [origin.partition(b":")[2] for origin in found if origin.startswith(b"file:")]
     if not origins:
-        return f"mv {quote(os.fsdecode(path))} {quote(os.fsdecode(path))}.aside"
+        return f"mv {quote(os.fsdecode(path))} {quote(os.fsdecode(path) + '.aside')}"
     place = quote(os.fsdecode(os.path.join(git.directory, origins[-1])))
     return f"git -C / config --file {place} --unset-all {key}"
 
