@@ -20,7 +20,7 @@ from .archive import (
 )
 from .fetched import fetched_saves
 from .manifest import MAX_MANIFEST, Manifest
-from .names import age_key, checkpoint_ref, is_save_id, save_time_ns, workspace_id
+from .names import age_key, checkpoint_ref, is_save_id, newest_first, save_time_ns, workspace_id
 
 #: The words that name a save by its place in `gitstate log`, newest first; `~N` counts from there.
 _WORDS = ("latest", "checkpoint")
@@ -63,10 +63,10 @@ def resolve_save(repository: Repository, name: str) -> str:
         saves = SavesAhead([held.archive for held in own], reader)
         word, _, _ = name.partition("~")
         if word in _WORDS:
-            return _by_place(own, name, saves)
+            return _by_place(own, name, saves) or _refuse(repository, reader, word)
         seconds = parse_age(name)
         if seconds is not None:
-            return _by_age(own, name, seconds)
+            return _by_age(own, seconds) or _refuse(repository, reader, name)
         labelled = next((held for held in own if _label(held, saves) == name), None)
         if labelled is not None:
             return labelled.save_id
@@ -102,7 +102,26 @@ def _no_save(name: str) -> NeedsPerson:
     return NeedsPerson(f"there is no save {name!r} in this repository", hint="gitstate log --all")
 
 
-def _by_place(own: Sequence[HeldSave], name: str, saves: SavesAhead) -> str:
+def _refuse(repository: Repository, reader: ObjectReader, name: str) -> str:
+    """Raise NeedsPerson where this workspace has no save of the kind that `name` means: others may have."""
+    is_age = name not in _WORDS
+    kind = "checkpoint" if name == "checkpoint" else "save"
+    message = f"no save of this workspace is {name} old" if is_age else f"this workspace has no {kind}"
+    fetched = newest_first(
+        [item for item in fetched_saves(repository.git).saves if item.save_id is not None],
+        lambda item: (item.workspace_id, item.save_id or ""),
+    )
+    if fetched:
+        newest = fetched[0].save_id
+        message += f"; the newest that was fetched is {newest}, from {fetched[0].remote}"
+        raise NeedsPerson(message, hint=f"gitstate recover --save {newest}; all of them: gitstate log --all")
+    if _other_ids(repository, reader):
+        raise NeedsPerson(f"{message}; other workspaces of the repository have some", hint="gitstate log --all")
+    raise NeedsPerson(message, hint="gitstate log" if is_age else f"gitstate {kind}")
+
+
+def _by_place(own: Sequence[HeldSave], name: str, saves: SavesAhead) -> str | None:
+    """The id of the save that is so many places before the newest; None where there is none of this kind."""
     word, tilde, back = name.partition("~")
     number = "0" if not tilde else back or "1"
     if not (number.isascii() and number.isdigit() and len(number) <= 9):
@@ -116,21 +135,21 @@ def _by_place(own: Sequence[HeldSave], name: str, saves: SavesAhead) -> str:
         if len(fitting) > int(number):
             break
     if not fitting:
-        what = "checkpoint" if word == "checkpoint" else "save"
-        raise NeedsPerson(f"this workspace has no {what}", hint=f"gitstate {what}")
+        return None
     if int(number) >= len(fitting):
         what = "saves" if word == "latest" else "checkpoints"
         raise NeedsPerson(f"{name}: this workspace has only {len(fitting)} {what}", hint="gitstate log")
     return fitting[int(number)].save_id
 
 
-def _by_age(own: Sequence[HeldSave], name: str, seconds: float) -> str:
+def _by_age(own: Sequence[HeldSave], seconds: float) -> str | None:
+    """The id of the newest save that is at least so old; None where there is none."""
     before = time.time_ns() - int(seconds * 1e9)
     for held in own:
         made = save_time_ns(held.save_id)
         if made is not None and made <= before:
             return held.save_id
-    raise NeedsPerson(f"no save of this workspace is {name} old", hint="gitstate log")
+    return None
 
 
 def _by_beginning(name: str, *groups: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ def ws(published: Workspace) -> Workspace:
 def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
-    ws.save()
+    saved = ws.save().json
     branch = remote_refs(ws)["refs/heads/agent/work"]
     run = ws.gitstate("push", "origin", "--json")
     assert (run.exit_status, len(run.json["saves"]), len(run.json["waiting"])) == (0, 1, 1), run
@@ -34,6 +34,8 @@ def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
     there = clone(ws)
     fetched = there.gitstate("fetch", "origin", "--json")
     assert (fetched.exit_status, len(fetched.json["waiting"])) == (0, 1), fetched
+    run = there.gitstate("recover", "--save", "latest")
+    assert run.exit_status == 4 and f"next: gitstate recover --save {saved['save_id']}" in run.stderr, run
     there.git("config", "gitstate.trust", "origin")
     (item,) = there.recover().json["workspaces"]
     assert (item["verdict"], item["context"]["task_id"]) == ("restore", "T-1")
