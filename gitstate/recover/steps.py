@@ -159,7 +159,7 @@ class Recovery:
         if newest.manifest.operation_files or b"sparse-checkout" in newest.files:
             from ..restore.gitdir import restore_operation, restore_sparse
 
-            restore_operation(workspace, newest)
+            outcome.failed += restore_operation(workspace, newest)
             restore_sparse(workspace, newest)
         # What is written from here on is synced by itself; what was found right, and the places of files, meanwhile.
         to_disk = FilesToDisk(self.repository, workspace.disk.take_changed())

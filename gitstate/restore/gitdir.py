@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError
+from ..errors import GitError, words_of
 from ..format.manifest import LeftOut, Save
 from ..format.names import NOTES, branch_name
 from ..git.command import is_oid
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from ..git.repository import Repository
 
 
-def restore_operation(workspace: Workspace, save: Save) -> None:
-    """Put the files of the unfinished operation back that are not there; what is there stays."""
+def restore_operation(workspace: Workspace, save: Save) -> list[LeftOut]:
+    """Put the files of the unfinished operation back that are not there; what is there stays.
+
+    Returns what could not be written, where git can do without it.
+    """
     repository = workspace.repository
     git_dir, common_dir = repository.git_dir, repository.common_dir
     tree = save.files.get(b"operation")
@@ -41,6 +44,7 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
     # What git crashes without goes first.
     gone.sort(key=lambda path: path == RECORDED_CONFLICTS)
     leaves = workspace.trees.lookup(tree[1] if tree else None, gone)
+    failed: list[LeftOut] = []
     for path in gone:
         full, leaf = places[path], leaves.get(path)
         content = None if leaf is None else workspace.reader.contents([leaf.oid], LARGE * 4)[0]
@@ -51,9 +55,17 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
                 # Only where it does not exist: what is there stays.
                 _restore_ref(workspace, path, content[1].strip())
             continue
-        files.make_directory(os.path.dirname(full), top=full.removesuffix(b"/" + path))
         mode = 0o755 if leaf.mode & 0o100 else 0o644
-        files.write_atomic(full, content[1], mode=mode, staging=repository.own)
+        try:
+            files.make_directory(os.path.dirname(full), top=full.removesuffix(b"/" + path))
+            files.write_atomic(full, content[1], mode=mode, staging=repository.own)
+        except OSError as error:
+            if not is_preimage(path):
+                raise
+            # One of them tells as much as all.
+            why = f"the records of git rerere are not back: {words_of(error)}; git takes no note of how it is resolved"
+            failed = [LeftOut(b"", why, False)]
+    return failed
 
 
 def _is_of_use(repository: Repository, path: bytes, content: bytes) -> bool:

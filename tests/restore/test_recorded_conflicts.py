@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.losing import wipe
+from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.remotes import clone
 from tests.support.saving import saved_from
@@ -74,6 +75,20 @@ def test_conflict_whose_record_is_lost_crashes_no_git(ws: Workspace) -> None:
     recovered_from(ws.recover())
     assert not (ws.git_dir / "MERGE_RR").exists()
     resolve(ws)
+
+
+def test_record_whose_place_is_taken_holds_up_nothing_else(ws: Workspace) -> None:
+    stop_in_am(ws)
+    before = fingerprint(ws.path)
+    saved_from(ws.save())
+    ws.git("am", "--abort")
+    shutil.rmtree(ws.common_dir / "rr-cache")
+    (ws.common_dir / "rr-cache").write_text("mine\n")
+    (item,) = recovered_from(ws.recover())["left_out"]
+    assert not item["lost"] and "the records of git rerere are not back: " in item["reason"], item
+    after = fingerprint(ws.path)
+    assert (after.files, after.index) == (before.files, before.index)
+    assert not (ws.git_dir / "MERGE_RR").exists() and (ws.common_dir / "rr-cache").read_text() == "mine\n"
 
 
 @pytest.mark.parametrize("enabled", [False, True])
