@@ -47,6 +47,7 @@ from .act.branch import BranchMover
 from .act.report import Report
 from .facts import whole_copies
 from .plan import can_compare, final_verdict, marker_goes, result_of
+from .request import with_messages
 
 # The rest is imported where it is needed: few recoveries need it.
 if TYPE_CHECKING:
@@ -156,11 +157,16 @@ class Recovery:
         recovery = FileRecovery(workspace, saved, outcome)
         with usual_umask(self.repository, newest):
             recovery.carry_out(choices)
+        said = ""
         if newest.manifest.operation_files or b"sparse-checkout" in newest.files:
             from ..restore.gitdir import restore_operation, restore_sparse
 
             outcome.failed += restore_operation(workspace, newest)
-            restore_sparse(workspace, newest)
+            said = restore_sparse(workspace, newest, overwrite=self.request.overwrite)
+        if self.repository.is_true("core.sparsecheckout"):
+            from ..restore.gitdir import other_sparse_checkout
+
+            outcome.failed += other_sparse_checkout(workspace, newest)
         # What is written from here on is synced by itself; what was found right, and the places of files, meanwhile.
         to_disk = FilesToDisk(self.repository, workspace.disk.take_changed())
         self._look_for_destroyed()
@@ -190,7 +196,8 @@ class Recovery:
 
             outcome.failed += missing_settings(workspace, newest)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
-        return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
+        result = self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
+        return with_messages(result, said)
 
     def _restore_index(self, saved: SavedPaths, targets: Sequence[Target], written: Written) -> None:
         """Put the index back, then write the tracked files that the save did not change and that are gone."""

@@ -93,31 +93,68 @@ def _restore_ref(workspace: Workspace, name: bytes, content: bytes) -> None:
         workspace.git.run("symbolic-ref", name, target)
 
 
-def restore_sparse(workspace: Workspace, save: Save) -> None:
+def restore_sparse(workspace: Workspace, save: Save, *, overwrite: bool) -> str:
     """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone.
 
-    The patterns of a checkout that is sparse no more come back where there are none.
+    The patterns of a checkout that is sparse no more come back where there are none. Those of another one stay, unless
+    told to `overwrite` them. Returns what to say of it.
     """
     repository = workspace.repository
     entry = save.files.get(b"sparse-checkout")
-    path = os.path.join(repository.git_dir, b"info", b"sparse-checkout")
-    is_sparse = bool(parse_bool(save.manifest.sparse.get("core.sparsecheckout") or "false"))
+    path = _patterns(repository)
+    is_sparse = _was_sparse(save)
     is_like_save = repository.is_true("core.sparsecheckout") or not is_sparse
-    if entry is None or (is_like_save and os.path.lexists(path)):
-        return
+    if entry is None or (is_like_save and os.path.lexists(path) and not (overwrite and is_sparse)):
+        return ""
     content = workspace.reader.contents([entry[1]], LARGE)[0]
     if content is None:
-        return
+        return ""
     files.make_directory(os.path.dirname(path), top=repository.git_dir)
     files.write_atomic(path, content[1], mode=0o644, staging=repository.own)
     if is_like_save:
-        return
+        return ""
     workspace.git.run("config", "extensions.worktreeConfig", "true")
     for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
         value = save.manifest.sparse.get(name.lower())
         if value is not None:
             value = "true" if value.lower() in ("true", "1", "yes", "on") else "false"
             workspace.git.run("config", "--worktree", name, value)
+    return "the checkout is sparse again, as it was saved"
+
+
+def _patterns(repository: Repository) -> bytes:
+    return os.path.join(repository.git_dir, b"info", b"sparse-checkout")
+
+
+def _was_sparse(save: Save) -> bool:
+    return bool(parse_bool(save.manifest.sparse.get("core.sparsecheckout") or "false"))
+
+
+def other_sparse_checkout(workspace: Workspace, save: Save) -> list[LeftOut]:
+    """That this checkout is sparse in another way than at the save: somebody has changed that since, and it stays.
+
+    The next command of git that applies the patterns removes the unchanged files that they leave out.
+    """
+    repository = workspace.repository
+    entry = save.files.get(b"sparse-checkout")
+    if save.archive == save.wip or not repository.is_true("core.sparsecheckout"):
+        return []
+    git = f"git -C {quote(os.fsdecode(repository.toplevel))}"
+    if not _was_sparse(save):
+        words = f"the checkout is sparse since the save; as it was: {git} sparse-checkout disable"
+        return [LeftOut(b"", words, False)]
+    path = _patterns(repository)
+    saved = None if entry is None else workspace.reader.contents([entry[1]], LARGE)[0]
+    if entry is None or saved is None or files.read_limited(path, LARGE) == saved[1]:
+        return []
+    command = f"{git} cat-file blob {entry[1]} >{quote(os.fsdecode(path))} && {git} sparse-checkout reapply"
+    return [
+        LeftOut(
+            b"",
+            f"the sparse-checkout patterns were changed after the save, and stay; those of the save: {command}",
+            False,
+        )
+    ]
 
 
 def restore_settings(repository: Repository, save: Save) -> None:
