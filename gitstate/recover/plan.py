@@ -12,7 +12,7 @@ from ..format.names import branch_name
 from ..git.command import Oid
 from ..restore.choices import Outcome
 from ..system.stdlib import TYPE_CHECKING, Record, quote
-from .request import SUCCESSES, RecoverResult, with_messages
+from .request import BARE, SUCCESSES, RecoverResult, with_messages
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -390,11 +390,10 @@ def conclude(
     if final == "changed" and newest is not None:
         message = "files that were changed after the save are kept; all else is restored"
         hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH… (the saved version)"
-    elif is_bare and not message:
-        message = "only the WIP commit of this save is here, without flags, permissions and empty directories"
     elif newest is not None and newest.manifest.previous and not message:
         message = f"an earlier save was never recovered: {newest.manifest.previous}"
         hint = f"gitstate diff {newest.manifest.previous}; gitstate restore {newest.manifest.previous} PATH…"
+    message = "; ".join(filter(None, (message, BARE))) if is_bare else message
     if outcome.stuck:
         message, hint = "some paths could not be restored; the save is still pending", "gitstate recover"
     if status == EXIT_DONE and (any(item.lost for item in outcome.failed) or outcome.nested_trouble):

@@ -117,7 +117,12 @@ def with_messages(result: RecoverResult, *messages: str) -> RecoverResult:
     return result._replace(message="; ".join(part for part in (result.message, *messages) if part))
 
 
-#: A list in a briefing names no more than this.
+#: What is said where only the WIP commit of a save is left, as in a clone of the branch.
+BARE = (
+    "only the WIP commit of this save is here, without what no commit holds: flags, permissions, empty directories, "
+    "ignored files and repositories inside"
+)
+#: A list in a briefing, or in a message, names no more than this.
 _NAMED = 12
 _RUNS_NAMED = 50
 
@@ -355,9 +360,16 @@ def briefing(
     left_out: Sequence[LeftOut],
     operation: str | None = None,
     destroyed: tuple[str, tuple[bytes, ...]] | None = None,
+    failed: Sequence[LeftOut] = (),
     is_saved: bool = True,
+    is_bare: bool = False,
+    is_buried: bool = False,
 ) -> str:
-    """A few lines for the agent: what the last run was doing, what is on disk again, and what is not."""
+    """A few lines for the agent: what the last run was doing, what is on disk again, and what is not.
+
+    `left_out` is what the save lacks, `failed` what could not be restored from it. `is_bare`: only its WIP commit was
+    there. `is_buried`: there are commits on top of that.
+    """
     how = f" by SIG{reason.signal}" if reason.signal else ""
     how = f": it ended with status {reason.exit_code}" if reason.exit_code is not None else how
     lines = [f"Your last run in this workspace was interrupted{how}."]
@@ -369,11 +381,21 @@ def briefing(
     lines += _named("Restored from the save", restored)
     lines += _named("Changed after the save, and kept", kept)
     lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
+    lines += _named("Not restored, or not as it was", [item.path or b"the workspace" for item in failed])
     if destroyed:
         line = escape(destroyed_line(*destroyed, left_out, is_saved=is_saved))
         lines.append(line[:1].upper() + line[1:])
-    if not restored and not kept and (is_saved or not destroyed):
-        lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")
+    if is_bare:
+        lines.append(f"{BARE[:1].upper()}{BARE[1:]}: `git status` may differ from that of the last run.")
+    elif is_buried:
+        lines.append(
+            "Commits were made on top of the saved work: its files are in them, and none was written or deleted."
+        )
+    elif not is_saved and not restored and not destroyed:
+        lines.append("No file was written or deleted; uncommitted changes are in the worktree.")
+    elif is_saved and not restored and not kept:
+        which = "All other files" if left_out or failed else "All files"
+        lines.append(f"{which} are as the last run left them; uncommitted changes are in the worktree.")
     return "\n".join(lines)
 
 

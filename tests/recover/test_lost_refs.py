@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 from pathlib import Path
@@ -199,3 +200,5 @@ def test_clone_that_has_the_wip_commit_alone_is_told_what_it_lacks(ws: Workspace
     run = clone.gitstate("recover")
     assert run.exit_status == 0 and clone.out("rev-parse", "HEAD") == ws.out("rev-parse", "HEAD~2"), run
     assert "recovered in part" in run.stderr and "only the WIP commit of this save is here" in run.stderr
+    told = json.loads((clone.path / "active_state.json").read_text())["briefing"]
+    assert "All files are" not in told and "Only the WIP commit of this save is here" in told

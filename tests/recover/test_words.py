@@ -6,6 +6,7 @@ import ast
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -127,6 +128,24 @@ def test_status_of_many_workspaces_is_the_worst_one() -> None:
     assert worst_of([0, 75]) == 75
     assert worst_of([75, 1, 0]) == 1
     assert worst_of([1, 4, 75, 3]) == 4
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({}, "All files are as the last run left them"),
+        ({"left_out": [LeftOut(b"a", "a FIFO", True)]}, "All other files are as the last run left them"),
+        ({"failed": [LeftOut(b"a", "in the way", True)]}, "Not restored, or not as it was: a\nAll other files are"),
+        ({"is_bare": True}, "Only the WIP commit of this save is here"),
+        ({"is_buried": True}, "Commits were made on top of the saved work"),
+        ({"is_saved": False}, "No file was written or deleted"),
+    ],
+)
+def test_briefing_says_of_the_files_what_is_known(facts: dict[str, Any], words: str) -> None:
+    told = {"restored": (), "kept": (), "left_out": (), **facts}
+    text = briefing(Context(), Reason(), **told)
+    assert words in text
+    assert ("All files are" in text) is (not facts)
 
 
 def test_value_begins_no_line_of_a_briefing_of_its_own() -> None:

@@ -38,7 +38,8 @@ class Report:
             Reason(),
             restored=outcome.restored,
             kept=(),
-            left_out=outcome.failed,
+            left_out=(),
+            failed=outcome.failed,
             operation=operation,
             destroyed=result.destroyed,
             is_saved=False,
@@ -55,9 +56,12 @@ class Report:
             manifest.reason,
             restored=outcome.restored,
             kept=list(dict.fromkeys(outcome.kept)),
-            left_out=left_out,
+            left_out=manifest.left_out,
+            failed=outcome.failed,
             operation=manifest.operation,
             destroyed=result.destroyed,
+            is_bare=newest.archive == newest.wip,
+            is_buried=result.verdict == "buried",
         )
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self._facts.saves[-1].manifest.base
