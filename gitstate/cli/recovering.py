@@ -289,7 +289,7 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
     from ..recover.request import outcome_words, summary
     from ..save.request import skipped_lines
 
-    told = [result for result in results if result.verdict not in ("nothing", "live") or result.cleared]
+    told = [result for result in results if (result.verdict != "live" and not result.is_nothing) or result.cleared]
     shown = [each for result in told for each in (result, *in_trouble(result.nested))]
     rows = [
         (

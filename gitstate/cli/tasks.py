@@ -95,7 +95,7 @@ def finish(directory: bytes, *, keep_save: bool, as_json: bool) -> int:
         result = end_well(repository, finished=False)
     if result is None:
         result = recover(directory, RecoverRequest(waiting_only=True))
-    if result.verdict != "nothing":
+    if not result.is_nothing:
         say(*recover_lines(result))
     context = None if result.exit_status else finish_task(repository)
     if as_json:

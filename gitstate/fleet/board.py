@@ -10,7 +10,17 @@ import os
 import time
 
 from ..errors import GitstateError, words_of
-from ..format.names import CHECKPOINTS, ID_FILE, PENDING, age_key, history_ref, is_of_future, save_ref, save_time_ns
+from ..format.names import (
+    CHECKPOINTS,
+    ID_FILE,
+    PENDING,
+    UNFINISHED,
+    age_key,
+    history_ref,
+    is_of_future,
+    save_ref,
+    save_time_ns,
+)
 from ..git import refs
 from ..git.opening import open_repository
 from ..system import forkpool
@@ -19,7 +29,7 @@ from ..workspace import registry
 from ..workspace.lease import read_holder
 from ..workspace.peek import Peeker, WorkspacePeek
 from .find import CORES, PEEK_DEADLINE, trusted_directories
-from .status import failures, summarize, summarize_peek
+from .status import AT_REST, failures, summarize, summarize_peek
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -89,12 +99,12 @@ def row_of(seen: WorkspacePeek, known: Row | None = None) -> Row:
     Git is asked only where refs are in a reftable, where they were packed, or where the context of a pending save is
     not on record. `known` is the row of an earlier look, where no ref has changed since.
     """
-    is_orphan = bool(seen.marker) and seen.status is None
+    is_orphan = bool(seen.marker or seen.unfinished) and seen.status is None
     is_opened = (seen.unreadable or is_orphan) and not seen.damage
     summary = summarize(seen.workspace) if is_opened else summarize_peek(seen)
     state = summary.status or "idle"
     is_pending = summary.waiting is not None or bool(seen.marker)
-    if is_pending and not seen.damage and state != "unreadable":
+    if (is_pending and not seen.damage and state != "unreadable") or (seen.unfinished and state in AT_REST):
         state = "interrupted"
     elif state == "active" and failures(seen.git_dir):
         state = "failing"
@@ -166,7 +176,7 @@ class _Known(Record):
 
 
 #: So many of the places are those of refs.
-_REFS = 5
+_REFS = 6
 
 
 class Watched:
@@ -295,7 +305,7 @@ def _processor_time() -> float:
 
 def _places_in(path: bytes, git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
     """Where a change of a workspace shows."""
-    named = ("packed-refs", "reftable", PENDING, CHECKPOINTS)
+    named = ("packed-refs", "reftable", PENDING, CHECKPOINTS, UNFINISHED)
     of_refs = [os.path.join(common_dir, os.fsencode(name)) for name in named]
     return (git_dir + b"/gitstate/" + ID_FILE, *of_refs, path + b"/.git", git_dir, git_dir + b"/gitstate")
 

@@ -21,6 +21,7 @@ from ..agent_hooks.memory import last_problem
 from ..agents.registry import all_agents
 from ..errors import GitError, GitstateError, NotAWorkspace, TryAgain, words_of
 from ..format import names
+from ..format.archive import unfinished_here
 from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.damaged.files import among_files, is_blank
@@ -32,6 +33,8 @@ from ..history.receipt import read_receipt
 from ..integrations import schedulers
 from ..integrations.git_hooks_install import hook_problems
 from ..integrations.scheduler import answer
+from ..objects.reader import ObjectReader
+from ..recover import unfinished
 from ..system import files
 from ..system.clock import Deadline
 from ..system.locks import locked
@@ -85,6 +88,7 @@ def examine(path: bytes) -> list[Finding]:
             _durability,
             _state_file,
             _waiting,
+            _not_back,
             _fetched_over,
             _checkpoints,
             _proven,
@@ -333,6 +337,15 @@ def _state_file(repository: Repository) -> Iterator[Finding]:
         command = f"echo /{quote(text)} >>{quote(os.fsdecode(exclude))}"
         if os.path.lexists(os.path.join(repository.toplevel, name)):
             yield Finding("state", f"{text} is not ignored by git", command, serious=False)
+
+
+def _not_back(repository: Repository) -> Iterator[Finding]:
+    """Repositories inside that a recovery could not bring back."""
+    found = unfinished_here(repository)
+    if found:
+        with ObjectReader(repository.git) as reader:
+            for line in unfinished.lines(unfinished.unfinished(repository, reader, found)):
+                yield Finding("waiting", line.removesuffix(": gitstate recover"), "gitstate recover")
 
 
 def _waiting(repository: Repository) -> Iterator[Finding]:

@@ -17,8 +17,11 @@ from ..workspace.peek import Peeker, WorkspacePeek
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..git.repository import Repository
     from ..workspace.live_context import OwnerState
 
+#: The states of a workspace in which nobody works, and nothing is pending.
+AT_REST = ("recovered", "idle", "finished")
 #: Seconds to open one workspace.
 _DEADLINE = 30.0
 
@@ -58,7 +61,7 @@ def summaries(
     opened = [
         number
         for number, seen in enumerate(looks)
-        if seen.problem == "no_repository" or (not seen.damage and (seen.marker or seen.lost or seen.unreadable))
+        if seen.problem == "no_repository" or (not seen.damage and _is_worth_opening(seen))
     ]
     tasks = [lambda path=looks[number].workspace: summarize(path) for number in opened]
     opening = forkpool.each(
@@ -73,6 +76,10 @@ def summaries(
     return found
 
 
+def _is_worth_opening(seen: WorkspacePeek) -> bool:
+    return bool(seen.marker or seen.unfinished or seen.lost or seen.unreadable)
+
+
 def short_line(path: bytes) -> str:
     """The status of the workspace that `path` is in, and its task, for a prompt: empty where there is nothing to tell.
 
@@ -85,7 +92,8 @@ def short_line(path: bytes) -> str:
     if seen.problem is not None:
         return ""
     summary = summarize_peek(seen)
-    known = "interrupted" if seen.marker and not seen.damage else summary.status
+    is_interrupted = (seen.marker or (seen.unfinished and summary.status in AT_REST)) and not seen.damage
+    known = "interrupted" if is_interrupted else summary.status
     words = ["" if known in (None, "idle") else known, summary.context.task_id]
     return " ".join(word for word in words if word) if words[0] else ""
 
@@ -147,10 +155,28 @@ def summarize(path: bytes) -> Summary:
             problem = "; ".join([*([] if problem is None else [problem]), *notes]) or None
         else:
             state = status or "idle"
+        left = _not_back(repository)
+        if left:
+            state = "interrupted" if state in AT_REST else state
+            problem = "; ".join([*([] if problem is None else [problem]), *left])
         summary = Summary(repository.toplevel, branch, state, waiting, context, problem, inside=inside)
         return summary._replace(proven=_proven(repository.git_dir))
     except (GitstateError, OSError) as error:
         return _damaged(path) or Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
+
+
+def _not_back(repository: Repository) -> list[str]:
+    """What to say of the repositories inside that are not back from a save that was recovered."""
+    from ..format.archive import unfinished_here
+
+    found = unfinished_here(repository)
+    if not found:
+        return []
+    from ..objects.reader import ObjectReader
+    from ..recover.unfinished import lines, unfinished
+
+    with ObjectReader(repository.git) as reader:
+        return lines(unfinished(repository, reader, found))
 
 
 def _damaged(path: bytes) -> Summary | None:

@@ -20,6 +20,7 @@ from .names import (
     HISTORY,
     PENDING,
     SAVES,
+    UNFINISHED,
     checkpoint_ref,
     history_ref,
     own_marker,
@@ -260,6 +261,15 @@ def pending_here(repository: Repository) -> dict[str, Oid]:
     if not refs.refs_are_files(repository):
         return pending_archives(repository.git)
     return {workspace: oid for workspace, oid in pending_in_files(repository.common_dir).items() if oid}
+
+
+def unfinished_here(repository: Repository) -> dict[str, Oid]:
+    """Ref → archive of the repositories inside this workspace that are not back: see `recover.unfinished`."""
+    prefix = f"{UNFINISHED}{workspace_id(repository)}/"
+    if not refs.refs_are_files(repository):
+        return refs.list_refs(repository.git, prefix)
+    below = refs.read_refs_below(repository.common_dir, prefix)[0]
+    return {prefix + name: oid for name, oid in below.items() if oid}
 
 
 def pending_archives(git: Git) -> dict[str, Oid]:

@@ -40,6 +40,8 @@ DISMISSED = OWN + "dismissed/"
 CONVERSATIONS = OWN + "conversations/"
 #: What is held of the repositories inside a workspace: for each of its saves, and for its latest save or checkpoint.
 INSIDE, LATEST = OWN + "inside/", "latest"
+#: Repositories inside a workspace that a recovery could not bring back: see `recover.unfinished`.
+UNFINISHED = OWN + "unfinished/"
 #: Commits that in a repository inside a workspace only the HEAD of a linked worktree kept: it is made again without.
 WORKTREES = OWN + "worktrees/"
 #: What was fetched: `refs/gitstate/fetched/<remote>/`, and then what stands behind `refs/gitstate/` on that remote.
@@ -166,6 +168,11 @@ def conversation_ref(workspace_id: str, session_id: str) -> str:
 def inside_ref(workspace_id: str, save_id: str = LATEST) -> str:
     """The ref of what is held of the repositories inside a workspace, beside one save or the latest."""
     return f"{INSIDE}{workspace_id}/{save_id}"
+
+
+def unfinished_ref(workspace_id: str, save_id: str, path: bytes) -> str:
+    """The ref that says that the repository at a path inside a workspace is not back from a save that was recovered."""
+    return f"{UNFINISHED}{workspace_id}/{save_id}.{digest('sha256', path).hexdigest()[:16]}"
 
 
 def own_marker(repository: Repository) -> str:

@@ -32,6 +32,7 @@ from ..format.names import (
     LATEST,
     NOTES,
     PENDING,
+    UNFINISHED,
     age_key,
     conversation_ref,
     dismissed_ref,
@@ -115,7 +116,7 @@ def _what_goes(
 ) -> tuple[Gone, dict[str, Oid], int]:
     """What goes, the archives that were dismissed, and how many saves stay."""
     items = (*held_saves(repository.git), *history_saves(repository.git))
-    pending = list(pending_archives(repository.git).values())
+    pending = [*pending_archives(repository.git).values(), *refs.list_refs(repository.git, UNFINISHED).values()]
     dismissed = refs.list_refs(repository.git, DISMISSED)
     if names:
         gone = _named(repository, _held(items, reader), pending, names, reader)

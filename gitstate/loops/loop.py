@@ -159,7 +159,7 @@ class Loop:
     def _recover(self, *, first: bool) -> None:
         """Bring back what the last run left; its task comes first. Raises NeedsPerson, TryAgain."""
         result = recover(self.repository.toplevel, RecoverRequest())
-        if result.verdict == "nothing":
+        if result.is_nothing:
             return
         say(*recover_lines(result))
         if result.exit_status:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..errors import NeedsPerson
-from ..format.archive import pending_archive
+from ..format.archive import pending_archive, unfinished_here
 from ..format.names import dismissed_ref, own_marker, workspace_id
 from ..git import refs
-from ..git.command import Oid
+from ..git.command import Git, Oid
 from ..git.opening import open_repository
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
@@ -16,7 +16,8 @@ from ..workspace.damage import make_again
 from ..workspace.live_context import forget_pending
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
 from .facts import gather
-from .request import RecoverRequest, RecoverResult, hints_for
+from .request import UNFINISHED_HINT, RecoverRequest, RecoverResult, hints_for, locate, with_messages
+from .unfinished import due, move
 
 
 def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -39,7 +40,7 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
         if archive is None and not request.dry_run and make_again(repository, git, reader):
             archive = pending_archive(repository)
         if archive is None:
-            return RecoverResult(repository.toplevel, "nothing", "no pending save")
+            return _dismiss_unfinished(repository, git, dry_run=request.dry_run)
         facts = gather(repository, reader)
         if any(save.wip == facts.head and save.manifest.moves_branch for save in facts.saves):
             raise NeedsPerson("HEAD is the WIP commit of the pending save", hint="gitstate recover")
@@ -54,8 +55,32 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
             refs.move_refs(repository, git, updates, "dismissed")
             clear_journal(repository)
             forget_pending(repository.git_dir)
+        left = bool(due(repository))
     message = "the save is no longer pending; it stays in the log"
-    return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
+    result = RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
+    if not left:
+        return result
+    hint = locate(UNFINISHED_HINT, repository.toplevel)
+    return with_messages(result, "repositories inside are not recovered yet from an earlier one")._replace(hint=hint)
+
+
+def _dismiss_unfinished(repository: Repository, git: Git, *, dry_run: bool) -> RecoverResult:
+    """Give up the repositories inside that are not back from a save that was recovered: retention keeps that save."""
+    found = unfinished_here(repository)
+    if not found:
+        return RecoverResult(repository.toplevel, "nothing", "no pending save")
+    save_ids = {ref.rpartition("/")[2].rpartition(".")[0]: oid for ref, oid in found.items()}
+    if not dry_run:
+        # Git makes no ref for an object that is missing.
+        there = {
+            save_id: oid for save_id, oid in save_ids.items() if git.run("cat-file", "-t", oid, ok_codes=range(256))
+        }
+        updates = [dismissed(repository, save_id, oid) for save_id, oid in there.items()]
+        updates = [update for update in updates if update.new != update.old]
+        # First the fact that not all was recovered, as above.
+        move(repository, git, [*updates, *(RefUpdate(ref, None, oid) for ref, oid in found.items())], "dismissed")
+    message = f"the repositories inside are not tried again; they stay in the log: {', '.join(sorted(save_ids))}"
+    return RecoverResult(repository.toplevel, "dismissed", message, save_id=max(save_ids), dry_run=dry_run)
 
 
 def dismissed(repository: Repository, save_id: str, new: Oid | None) -> RefUpdate:

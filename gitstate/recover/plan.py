@@ -12,7 +12,7 @@ from ..format.names import branch_name
 from ..git.command import Oid
 from ..restore.choices import Outcome
 from ..system.stdlib import TYPE_CHECKING, Record, quote
-from .request import BARE, SUCCESSES, RecoverResult, with_messages
+from .request import BARE, SUCCESSES, UNFINISHED_HINT, RecoverResult, unfinished_words, with_messages
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -396,6 +396,9 @@ def conclude(
     message = "; ".join(filter(None, (message, BARE))) if is_bare else message
     if outcome.stuck:
         message, hint = "some paths could not be restored; the save is still pending", "gitstate recover"
+    elif newest is not None and outcome.unfinished:
+        message = "; ".join(filter(None, (message, unfinished_words(newest.manifest.save_id, outcome.unfinished))))
+        hint = "; ".join(filter(None, (hint, UNFINISHED_HINT)))
     if status == EXIT_DONE and (any(item.lost for item in outcome.failed) or outcome.nested_trouble):
         status = EXIT_PERSON
     said = (workspace, final, message, hint, status)

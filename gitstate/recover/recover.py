@@ -6,7 +6,7 @@ import os
 
 from ..errors import CorruptSave, GitError, NeedsPerson, NotAWorkspace
 from ..format import names
-from ..format.archive import pending_archives, pending_in_files
+from ..format.archive import pending_archives, pending_in_files, unfinished_here
 from ..format.names import workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
@@ -80,7 +80,17 @@ def _recover(repository: Repository, request: RecoverRequest, started: ObjectRea
         reader.start()
         wait_for_last_save(repository, Deadline(request.wait))
         with locked_workspace(repository, Deadline(request.wait), reads=request.dry_run) as git:
-            result = _recover_locked(repository, git, reader, request)
+            begun = unfinished_here(repository) if request.save_id is None and not request.waiting_only else {}
+            if not begun:
+                result = _recover_locked(repository, git, reader, request)
+            else:
+                from .unfinished import due, finish
+
+                def again() -> RecoverResult:
+                    return _recover_locked(repository, git, reader, request)
+
+                begun = due(repository)
+                result = finish(again(), repository, git, begun, request, recover, recover_into, again)
             return with_messages(result, *left_behind(repository))
 
 

@@ -111,6 +111,11 @@ class RecoverResult(Record):
     files_only: bool = False
     """Files were restored from a save; branch, index and marker were not touched."""
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there was nothing to recover, not even a repository inside."""
+        return self.verdict == "nothing" and not self.nested
+
 
 def with_messages(result: RecoverResult, *messages: str) -> RecoverResult:
     """The result with more of what happened; an empty message adds nothing."""
@@ -125,6 +130,18 @@ BARE = (
 #: A list in a briefing, or in a message, names no more than this.
 _NAMED = 12
 _RUNS_NAMED = 50
+
+
+#: What to type where repositories inside are not back.
+UNFINISHED_HINT = "gitstate recover; to go on without them: gitstate recover --dismiss"
+
+
+def unfinished_words(save_id: str, paths: Sequence[bytes]) -> str:
+    """That the repositories inside a workspace at these paths are not back from a save that was recovered."""
+    named = [text_to_json(os.fsdecode(path)) for path in paths[:_NAMED]]
+    return (
+        f"repositories inside are not recovered yet, and the save {save_id} holds them: {first_of(named, len(paths))}"
+    )
 
 
 # -- for a program and a person
@@ -204,6 +221,8 @@ def destroyed_line(save_id: str, paths: Sequence[bytes], left_out: Sequence[Left
 
 def summary(result: RecoverResult) -> str:
     """The verdict in a few words; the verdict itself where its message says the rest."""
+    if result.verdict == "nothing" and result.nested:
+        return "recovered: repositories inside"
     if result.verdict not in ("restore", "context_only"):
         return result.verdict
     if result.dry_run:

@@ -16,11 +16,12 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 10. branch, from the commit it was seen on | the ref's file, not its name | finds it moved |
 | 11. stat data that step 8 lacked; sync of all that was found right | the whole worktree | syncs again |
 | 12. nested repositories, each by these steps | each of them | finds nothing pending in those done |
-| 13. `active_state.json` and the live context; sync of directories | both, index, branch | writes them again |
-| 14. delete the marker: **the commit point** | the save is no longer pending | has nothing to do |
-| 15. clear the journal | nothing new | clears it (step 1) |
+| 13. a ref for each that is not back (`unfinished`) | the refs | tries again, and makes or deletes them |
+| 14. `active_state.json` and the live context; sync of directories | both, index, branch | writes them again |
+| 15. delete the marker: **the commit point** | the save is no longer pending | goes on with those of step 13 alone |
+| 16. clear the journal | nothing new | clears it (step 1) |
 
-A path that could not be restored for a reason that can be mended keeps the marker: then step 14 is left out.
+A path that could not be restored for a reason that can be mended keeps the marker: then steps 13 and 15 are left out.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from __future__ import annotations
 import os
 
 from ..errors import GitError
-from ..format.archive import tree_of_base
+from ..format.archive import is_dismissed, tree_of_base, unfinished_here
 from ..format.manifest import LeftOut
-from ..format.names import workspace_id
+from ..format.names import DISMISSED, unfinished_ref, workspace_id
 from ..git import refs
 from ..git.refs import RefUpdate
 from ..objects.durable import FilesToDisk, bring_files_to_disk
@@ -40,7 +41,7 @@ from ..restore.files import FileRecovery, save_for_safety, umask_now, usual_umas
 from ..restore.index import IndexRecovery
 from ..restore.paths import SavedPaths, paths_with
 from ..system.process import boot_id
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace.live_context import with_measured_fields
 from ..workspace.ownership import clear_journal, ref_locks, write_journal
 from .act.branch import BranchMover
@@ -51,7 +52,7 @@ from .request import with_messages
 
 # The rest is imported where it is needed: few recoveries need it.
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ..format.context import Context
     from ..git.scan import WorktreeScan
@@ -112,7 +113,11 @@ class Recovery:
         if not self.facts.saves:
             return self._context_alone()
         if self.verdict.verdict == "buried":
-            return self._finish("buried")
+            # The repositories inside know nothing of what was committed around them.
+            saved = SavedPaths(self.workspace, self.facts.saves)
+            named = [item.path for save in saved.saves for item in save.manifest.nested]
+            nested = () if self.request.dry_run or not named else self._nested(saved, (), named)
+            return self._finish("buried")._replace(nested=nested)
         return self._restore()
 
     def _is_after_reboot(self) -> bool:
@@ -246,9 +251,9 @@ class Recovery:
             return False
         return is_all_in(choices, base, umask_now())
 
-    def _journal(self) -> None:
+    def _journal(self, more: Sequence[str] = ()) -> None:
         head = self.facts.saves[0].manifest.head_ref
-        names = [name for name in (self.facts.marker, head) if name]
+        names = [name for name in (self.facts.marker, head, *more) if name]
         if self.facts.remote is not None:
             from ..format.fetched import fetched_markers
 
@@ -268,14 +273,33 @@ class Recovery:
     def _report(self) -> Report:
         return Report(self.repository, self.facts, self.request)
 
-    def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
+    def _nested(
+        self, saved: SavedPaths, targets: Sequence[Target], only: Collection[bytes] | None = None
+    ) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from .act.nested import NestedRecovery
 
-        nested = NestedRecovery(self.workspace, self.request, self.outcome, self._recover, self._recover_into)
-        return nested.run(saved, targets)
+        command = f"gitstate -C {quote(os.fsdecode(self.repository.toplevel))} recover"
+        if not self._is_first:
+            command += f" --save {saved.newest.manifest.save_id}"
+        parts = (self.workspace, self.request, self.outcome, self._recover, self._recover_into, command)
+        nested = NestedRecovery(*parts).run(saved, targets, only)
+        known = {item.path for save in saved.saves for item in save.manifest.nested}
+        if not self._is_first:
+            own, noted = workspace_id(self.repository), unfinished_here(self.repository)
+            known = {path for path in known if unfinished_ref(own, saved.newest.manifest.save_id, path) in noted}
+        self.outcome.unfinished = [path for path in self.outcome.unfinished if path in known]
+        return nested
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether this is no save that was recovered before, and named once more."""
+        request, facts = self.request, self.facts
+        if request.save_id is None or request.depth or facts.marker is not None or facts.remote is not None:
+            return True
+        return is_dismissed(self.repository, facts.saves[0].manifest.save_id)
 
     # -- context, marker, result
 
@@ -324,6 +348,11 @@ class Recovery:
             remember(self.workspace, Version(manifest.save_id, None), outcome, syncs_name=False)
         # All was read: git ends meanwhile.
         self.workspace.reader.end()
+        if marker_goes(outcome) and any(save.manifest.nested for save in self.facts.saves):
+            from .unfinished import changes
+
+            # Without a marker the context says that all is done.
+            self._move_others(changes(self.repository, newest, outcome.unfinished))
         result = self._report().of_save(self._result(final)._replace(destroyed=lost), context, outcome)
         self._mover().sync_names(result.state_file)
         if self._index is not None:
@@ -338,13 +367,18 @@ class Recovery:
             if seen == newest.archive:
                 self._mover().commit([RefUpdate(marker, None, seen)])
         if marker is None and marker_goes(outcome):
-            from .dismissed import dismissed
-
-            fact = dismissed(self.repository, manifest.save_id, None)
-            if fact.old is not None:
-                self._mover().commit([fact])
+            found = refs.list_refs(self.repository.git, DISMISSED)
+            facts = [RefUpdate(ref, None, oid) for ref, oid in found.items() if ref.endswith(f"/{manifest.save_id}")]
+            if facts:
+                self._mover().commit(facts)
         clear_journal(self.repository)
         return result
+
+    def _move_others(self, updates: Sequence[RefUpdate]) -> None:
+        """Move refs that no journal names yet, before the marker goes."""
+        if updates:
+            self._journal([update.ref for update in updates])
+            self._mover().commit(updates, is_last=False)
 
     def _result(self, final: DecidedVerdict) -> RecoverResult:
         top = self.repository.toplevel

@@ -139,6 +139,8 @@ class Outcome:
         self.opened: dict[bytes, int] = {}
         #: A repository inside the workspace was not recovered.
         self.nested_trouble = False
+        #: Paths of those of them that a later recovery can bring back.
+        self.unfinished: list[bytes] = []
 
     def could_not_write(self, path: bytes, error: OSError) -> None:
         """A path could not be restored, for a reason that a person can mend: the save stays pending."""

@@ -10,7 +10,7 @@ import os
 
 from ..errors import CorruptSave, GitError, GitstateError
 from ..format.inside import HELD_FILES, MOST_FILE, PACKS, held_for
-from ..format.names import give_workspace_id, marker_ref, save_ref
+from ..format.names import dismissed_ref, give_workspace_id, marker_ref, save_ref
 from ..git import refs
 from ..git.command import Git, hooks_off
 from ..git.refs import RefUpdate
@@ -124,17 +124,20 @@ def newest_save(record: HeldRepository) -> tuple[str, Oid] | None:
 def add_save(workspace: Workspace, held: Held, inside: Repository, save_id: str, archive: Oid) -> bool:
     """Add a save to a repository that stands in the place of the one that held it, with the branches that it lacks.
 
-    Whether it can be recovered there: a large repository is held without what its remotes have.
+    It counts as dismissed there, until somebody recovers it. Whether that can be done: a large repository is held
+    without what its remotes have.
     """
     if held.record.object_format != inside.object_format:
         return False
     try:
         add_objects(workspace, held, inside.git)
         inside.git.run("rev-list", "--objects", "--quiet", archive, "--not", "--all", timeout=_SECONDS)
-        there = refs.list_refs(inside.git, "refs/heads/")
-        lacking = [(ref, oid) for ref, oid in held.record.refs if ref.startswith("refs/heads/") and ref not in there]
-        updates = [RefUpdate(ref, oid, None) for ref, oid in lacking]
-        updates.append(RefUpdate(save_ref(held.record.workspace_id, save_id), archive, None))
+        own = held.record.workspace_id
+        added = {ref: oid for ref, oid in held.record.refs if ref.startswith("refs/heads/")}
+        kept = save_ref(own, save_id), dismissed_ref(own, save_id)
+        added.update(dict.fromkeys(kept, archive))
+        there = refs.list_refs(inside.git, "refs/heads/", *kept)
+        updates = [RefUpdate(ref, oid, None) for ref, oid in added.items() if ref not in there]
         refs.move_refs(inside, inside.git, updates, f"recover {save_id}")
     except (GitstateError, OSError):
         return False

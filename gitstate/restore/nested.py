@@ -15,7 +15,6 @@ from ..git.permitted import without_filters
 from ..git.repository import Repository, module_place
 from ..objects.tree import GITLINK
 from ..system import files
-from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.ownership import give_back
 from ..workspace.settings import with_filter_limit
@@ -51,6 +50,8 @@ class NestedStep(Record):
     """It is a submodule whose `.git` file was just written: without a save, its files have to be checked out."""
     reason: str = ""
     """Why it is lost."""
+    is_held_up: bool = False
+    """It is lost as long as something stands in its way: a later recovery can bring it back."""
     held: str | None = None
     """The save that the repository should hold; None where it had nothing to save."""
     archive: Oid | None = None
@@ -61,29 +62,38 @@ class NestedStep(Record):
     """It was made again without these settings, each with the reason."""
 
 
-def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
-    """The repositories that the saves name, and submodules whose directory was wiped."""
+def nested_steps(
+    workspace: Workspace, saved: SavedPaths, depth: int, recovery: str, only: Collection[bytes] | None = None
+) -> Iterator[NestedStep]:
+    """The repositories that the saves name, and submodules whose directory was wiped; of the first alone those at the
+    paths `only`, where that is given.
+
+    `recovery` is the command that brings back what is held up now.
+    """
     nested = {item.path: item for save in saved.saves for item in save.manifest.nested}
-    named = {path: item.save_id for path, item in nested.items()}
-    made = _reconnect_submodules(workspace, saved, named)
-    again, failed = _make_again(workspace, saved, {path: named[path] for path in named if path not in made})
+    named = {path: item.save_id for path, item in nested.items() if only is None or path in only}
+    made = _reconnect_submodules(workspace, saved, named, names_all=only is None)
+    vacant = {path: named[path] for path in named if path not in made}
+    again, failed = _make_again(workspace, saved, vacant, recovery)
     made += again
     for path, save_id in {**dict.fromkeys(made), **named}.items():
         try:
             step = _step_for(workspace, saved, path, save_id) if depth <= DEEPEST else None
         except (GitstateError, OSError) as error:
-            step = NestedStep(path, "lost", reason=nested_failure(error))
+            step = NestedStep(path, "lost", reason=nested_failure(error), is_held_up=True)
         if step is None or (step.action == "lost" and path in failed):
-            step = NestedStep(path, "lost", reason=failed.get(path) or _words_of_gone(workspace, path, save_id))
+            reason = failed.get(path) or _words_of_gone(workspace, path, save_id)
+            step = NestedStep(path, "lost", reason=reason, is_held_up=path in failed)
         archive = nested[path].archive if path in nested else None
         is_cut, refused = again.get(path, (False, ()))
         yield step._replace(is_new=path in made, held=save_id, archive=archive, is_cut=is_cut, refused=refused)
 
 
 def _make_again(
-    workspace: Workspace, saved: SavedPaths, named: Mapping[bytes, str | None]
+    workspace: Workspace, saved: SavedPaths, named: Mapping[bytes, str | None], recovery: str
 ) -> tuple[dict[bytes, tuple[bool, tuple[str, ...]]], dict[bytes, str]]:
-    """Make those of the repositories again that are gone and that this one holds. `named` maps a path to a save's id.
+    """Make those of the repositories again that are gone and that this one holds. `named` maps a path to a save's id,
+    and `recovery` is as in `nested_steps`.
 
     Returns the paths of those, each with `is_cut` and `refused` of its step, and why others could not be made.
     """
@@ -97,21 +107,25 @@ def _make_again(
     failed = {}
     gone = [path for path in sorted(named) if not is_nested(workspace.repository, os.path.join(top, path))]
     held = held_repositories(workspace, saved.saves) if gone else {}
-    recovery = f"gitstate recover --save {saved.newest.manifest.save_id}"
     registered = _registered(workspace.git) if held else {}
     for path in gone:
         one = held.get(path)
         save_id = named[path]
-        if one is None or (one.record.is_submodule and save_id is not None and _place_with(workspace, save_id)):
+        in_the_way = f"something else stands in the place of the nested repository: move it away, then {recovery}"
+        if one is None:
+            if not _is_vacant(os.path.join(top, path)) and _has_save(workspace, saved, save_id):
+                failed[path] = in_the_way
+            continue
+        if one.record.is_submodule and save_id is not None and _place_with(workspace, save_id):
             continue
         if one.record.elsewhere is not None:
-            place = quote(text_to_json(os.fsdecode(os.path.join(top, path))))
+            place = quote(os.fsdecode(os.path.join(top, path)))
             named_save = f" --save {save_id}" if save_id else ""
             command = f"gitstate -C {quote(one.record.elsewhere)} recover{named_save} --into {place}"
             failed[path] = f"it was a worktree of another repository, which has its save: {command}"
             continue
         if not is_vacant(os.path.join(top, path)):
-            failed[path] = f"something else stands in the place of the nested repository: move it away, then {recovery}"
+            failed[path] = in_the_way
             continue
         name = registered.get(path) if one.record.is_submodule else None
         try:
@@ -134,7 +148,7 @@ def _where_the_rest_is(workspace: Workspace, record: HeldRepository, name: str |
         return _update(workspace.repository)
     urls = [value for key, value in record.settings if key.startswith("remote.") and key.endswith(".url")]
     place = os.path.join(workspace.repository.toplevel, record.path)
-    return f"git clone -- {quote(text_to_json(urls[0]))} {quote(text_to_json(os.fsdecode(place)))}" if urls else ""
+    return f"git clone -- {quote(urls[0])} {quote(os.fsdecode(place))}" if urls else ""
 
 
 def _words_of_gone(workspace: Workspace, path: bytes, save_id: str | None) -> str:
@@ -162,14 +176,29 @@ def _place_with(workspace: Workspace, save_id: str) -> bytes | None:
 
     With `submodule.recurse` git puts a submodule that was moved back to where it was.
     """
+    for store in _stores_with(workspace, save_id):
+        named = named_worktree(store)
+        if named is not None and os.path.lexists(os.path.join(os.path.realpath(named), b".git")):
+            return os.path.realpath(named)
+    return None
+
+
+def _stores_with(workspace: Workspace, save_id: str) -> Iterator[bytes]:
+    """The git dirs of submodules that hold a save."""
     for store in _stores(os.path.join(workspace.repository.git_dir, b"modules")):
         # Where its worktree is gone, git refuses.
         argv = (b"--git-dir=" + store, "for-each-ref", "--format=%(refname)", f"{SAVES}*/{save_id}")
-        listed = workspace.git.run(*argv, ok_codes=range(256))
-        named = named_worktree(store)
-        if listed and named is not None and os.path.lexists(os.path.join(os.path.realpath(named), b".git")):
-            return os.path.realpath(named)
-    return None
+        if workspace.git.run(*argv, ok_codes=range(256)):
+            yield store
+
+
+def _has_save(workspace: Workspace, saved: SavedPaths, save_id: str | None) -> bool:
+    """Whether this repository holds the save of a worktree of its own that is gone, or of a submodule."""
+    if save_id is None:
+        return False
+    mine = {save.manifest.save_id for save in saved.saves}
+    held = {save.save_id for save in held_saves(workspace.git)} - mine
+    return save_id in held or next(_stores_with(workspace, save_id), None) is not None
 
 
 def _registered(git: Git) -> dict[bytes, str]:
@@ -191,7 +220,11 @@ def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
     if step.archive is not None and git.run("cat-file", "-t", step.archive, ok_codes=range(256)):
         # One of its checkpoints: there was no time for a save of it.
         return None
-    return LeftOut(step.path, f"the repository here is not the one that holds the save {step.held}", True)
+    return LeftOut(step.path, other_repository(step), True)
+
+
+def other_repository(step: NestedStep) -> str:
+    return f"the repository here is not the one that holds the save {step.held}"
 
 
 def submodules_of(workspace: Workspace) -> frozenset[bytes]:
@@ -228,8 +261,8 @@ def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str
     full = os.path.join(top, path)
     parent = os.path.join(os.path.realpath(top), os.path.dirname(path)).rstrip(b"/")
     if os.path.realpath(os.path.dirname(full)) != parent:
-        return NestedStep(path, "lost", reason="a symlink stands on the way to the nested repository")
-    pending = None if os.path.lexists(full) else _pending_for(workspace, saved, full, save_id)
+        return NestedStep(path, "lost", reason="a symlink stands on the way to the nested repository", is_held_up=True)
+    pending = _pending_for(workspace, saved, full, save_id) if _is_vacant(full) else None
     if pending is not None:
         return NestedStep(path, "add", pending)
     from ..snapshot.walk import is_nested
@@ -250,10 +283,13 @@ def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: 
     return save_id if held and save_id not in mine else None
 
 
-def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collection[bytes]) -> list[bytes]:
+def _reconnect_submodules(
+    workspace: Workspace, saved: SavedPaths, named: Collection[bytes], *, names_all: bool
+) -> list[bytes]:
     """Give submodules whose directory was wiped their `.git` file again: all else of them is in our git dir.
 
-    Returns their paths.
+    `named` are those that the saves name, and those alone are dealt with unless that is all of them. Returns their
+    paths.
     """
     repository, disk = workspace.repository, workspace.disk
     made = []
@@ -265,6 +301,8 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
             # It had no work; or a link took the place of the submodule: what that leads to is none.
             continue
         full, path, link = _link_of(repository, store, place)
+        if path not in named and not names_all:
+            continue
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
         is_begun = path not in named and _was_begun(full, link)
         if path in named and not os.path.lexists(full):

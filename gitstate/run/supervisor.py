@@ -164,7 +164,7 @@ def _prepare(repository: Repository, request: RunRequest) -> int:
             raise _another_task(waiting, task_id)
         return _set_aside(repository, task_id)
     result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
-    if result.verdict != "nothing":
+    if not result.is_nothing:
         say(*recover_lines(result))
     if not result.exit_status:
         say(*recover_worktrees(repository))

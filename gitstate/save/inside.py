@@ -30,6 +30,7 @@ from ..format.names import (
     PENDING,
     SAVES,
     SUBJECT_INSIDE,
+    UNFINISHED,
     WORKTREES,
     inside_ref,
     workspace_id,
@@ -263,7 +264,7 @@ class _Packer:
             oid, target, ref = line.split(" ", 2)
             if not target:
                 found[ref] = oid
-        own = (PENDING, CHECKPOINTS, INSIDE, WORKTREES)
+        own = (PENDING, CHECKPOINTS, INSIDE, UNFINISHED, WORKTREES)
         alive = {oid for ref, oid in found.items() if ref.startswith(own)}
         return {
             ref: oid

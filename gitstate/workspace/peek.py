@@ -18,6 +18,7 @@ from ..format.names import (
     FETCHED,
     ID_FILE,
     PENDING,
+    UNFINISHED,
     given_workspace_id,
     old_workspace_id,
     workspace_id_of,
@@ -81,6 +82,8 @@ class WorkspacePeek(Record):
     """Whether refs of the repository hold saves that were fetched from a remote."""
     dismissed: bool = False
     """Whether refs of the repository name saves that were dismissed or set aside."""
+    unfinished: bool = False
+    """Whether a repository inside is not back from a save that was recovered."""
 
     @property
     def lives(self) -> bool:
@@ -101,6 +104,7 @@ class WorkspacePeek(Record):
         orphan = self.status is None and self.checkpoint is not None
         return bool(
             self.marker
+            or self.unfinished
             or crashed
             or self.lost
             or orphan
@@ -128,6 +132,8 @@ class SharedPeek(Record):
     """Whether refs hold saves that were fetched from a remote."""
     dismissed: bool
     """Whether refs name saves that were dismissed or set aside."""
+    unfinished: frozenset[str]
+    """The ids of the workspaces inside which a repository is not back."""
 
 
 class _Names:
@@ -229,6 +235,7 @@ class Peeker:
             any(name != own_id for name in shared.pending),
             shared.fetched,
             shared.dismissed,
+            own_id in shared.unfinished,
         )
 
     def _resolved(self, path: bytes) -> bytes:
@@ -254,8 +261,8 @@ class Peeker:
 
 def peek_shared(common: bytes, names: _Names) -> SharedPeek:
     """What the files of a common git directory say about all its worktrees."""
-    prefixes = (PENDING, CHECKPOINTS, FETCHED, DISMISSED)
-    pending, checkpoints, *others = refs.read_refs_below(common, *prefixes)
+    prefixes = (PENDING, CHECKPOINTS, FETCHED, DISMISSED, UNFINISHED)
+    pending, checkpoints, *others, unfinished = refs.read_refs_below(common, *prefixes)
     damage = []
     config = files.read_limited(common + b"/config", 16 << 20)
     if config is not None and not config.strip(b"\0"):
@@ -264,10 +271,14 @@ def peek_shared(common: bytes, names: _Names) -> SharedPeek:
     # Loose refs of these stand deeper below: the directory tells.
     fetched, dismissed = (
         bool(found) or os.path.isdir(os.path.join(common, os.fsencode(prefix)))
-        for found, prefix in zip(others, prefixes[2:], strict=True)
+        for found, prefix in zip(others, (FETCHED, DISMISSED), strict=True)
     )
+    inside = {name.partition("/")[0] for name in unfinished}
+    with suppress(OSError):
+        inside.update(map(os.fsdecode, os.listdir(os.path.join(common, os.fsencode(UNFINISHED)))))
     dead_locks = gitdir.dead_locks_among(common, names.listed or ())
-    return SharedPeek(pending, checkpoints, dead_locks, tuple(damage), reftable, fetched, dismissed)
+    found = (pending, checkpoints, dead_locks, tuple(damage), reftable, fetched, dismissed)
+    return SharedPeek(*found, frozenset(inside))
 
 
 def _stores_refs_elsewhere(config: bytes) -> bool:

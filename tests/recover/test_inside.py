@@ -439,12 +439,20 @@ def test_save_is_added_to_a_repository_that_was_cloned_again(ws: Workspace) -> N
     assert run.exit_status == 4, run
     [reason] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "vendor/lib"]
     assert "the repository here is not the one that holds the save" in reason
+    run = ws.recover()
+    assert run.exit_status == 4, "until somebody does that"
+    assert inner.recover().exit_status == 0, "nobody who works there is held up"
+    assert ws.recover().exit_status == 4
+    assert [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "vendor/lib"] == [
+        reason
+    ]
     checkout, recovery = reason.partition("it was added to it: ")[2].split(" && ")
     subprocess.run(checkout, shell=True, check=True, capture_output=True)
     run = inner.gitstate(*shlex.split(recovery)[3:], "--json")
     assert run.exit_status == 0, run
     assert before[0].diff(fingerprint(inner.path)) == []
     assert inner.out("rev-parse", "topic") == before[1]["refs/heads/topic"]
+    assert ws.recover().exit_status == 0
 
 
 @pytest.mark.parametrize("lose", [wiped, cloned])

@@ -71,6 +71,10 @@ _FILES = (
     (names.CHECKPOINTS, "the latest checkpoint of each workspace"),
     (names.HISTORY, "earlier checkpoints of each workspace, thinned out with their age"),
     (names.INSIDE, "what is held of repositories inside a workspace, to make them again"),
+    (
+        names.UNFINISHED,
+        "repositories inside a workspace that a recovery could not bring back: the next one tries",
+    ),
     (names.DISMISSED, "pending saves that were dismissed and not recovered: retention keeps them"),
     (names.NOTES, "the context of each save, for git log --notes=gitstate"),
 )

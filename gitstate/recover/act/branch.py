@@ -65,9 +65,9 @@ class BranchMover:
         directories = [self._repository.git_dir, self._repository.own]
         files.fsync_paths([*directories, *([os.path.dirname(state_file)] if state_file else [])])
 
-    def commit(self, updates: Sequence[RefUpdate]) -> None:
-        """Move other refs, as the last."""
-        self.start().commit(updates, is_last=True)
+    def commit(self, updates: Sequence[RefUpdate], *, is_last: bool = True) -> None:
+        """Move other refs, durably."""
+        self.start().commit(updates, is_last=is_last)
 
     def close(self) -> None:
         """End git; what was not moved stays where it is."""

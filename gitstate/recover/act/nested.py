@@ -7,8 +7,9 @@ import os
 from ...errors import GitstateError
 from ...format.archive import checkpoint_save_id, pending_save_id
 from ...format.manifest import LeftOut
-from ...format.names import branch_name
+from ...format.names import DISMISSED, branch_name, dismissed_ref, workspace_id
 from ...git.opening import open_inside
+from ...git.refs import list_refs
 from ...git.repository import Repository, shares_configuration
 from ...restore.inside import add_save, finish, held_repositories, newest_save
 from ...restore.nested import (
@@ -17,6 +18,7 @@ from ...restore.nested import (
     lacks_its_save,
     nested_failure,
     nested_steps,
+    other_repository,
     submodules_of,
 )
 from ...system.stdlib import TYPE_CHECKING, quote
@@ -47,21 +49,26 @@ class NestedRecovery:
         outcome: Outcome,
         recover: Recover,
         recover_into: RecoverInto,
+        command: str,
     ) -> None:
+        """`command` is what to type to try once more."""
         self._workspace = workspace
         self._repository = workspace.repository
         self._request = request
+        self._command = command
         self._outcome = outcome
         self._recover = recover
         self._recover_into = recover_into
         self._saves: Sequence[Save] = ()
 
-    def run(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
-        """Recover each of them; what fails is noted in the outcome."""
+    def run(
+        self, saved: SavedPaths, targets: Sequence[Target], only: Collection[bytes] | None = None
+    ) -> tuple[RecoverResult, ...]:
+        """Recover each of them, or those at the paths `only`; what fails is noted in the outcome."""
         results: list[RecoverResult] = []
         self._saves = saved.saves
         submodules = None
-        for step in nested_steps(self._workspace, saved, self._request.depth):
+        for step in nested_steps(self._workspace, saved, self._request.depth, self._command, only):
             try:
                 if submodules is None:
                     submodules = submodules_of(self._workspace)
@@ -74,8 +81,10 @@ class NestedRecovery:
                     finish(os.path.join(self._repository.toplevel, step.path))
                 if result is not None:
                     results.append(result)
+                    self._outcome.unfinished += [step.path] if in_trouble([result]) else []
             except (GitstateError, OSError) as error:
                 self._outcome.failed.append(LeftOut(step.path, nested_failure(error), True))
+                self._outcome.unfinished.append(step.path)
         self._outcome.nested_trouble = bool(in_trouble(results))
         return tuple(results)
 
@@ -85,6 +94,7 @@ class NestedRecovery:
         request = RecoverRequest(step.save_id, wait=asked.wait, depth=asked.depth + 1, special_bits=asked.special_bits)
         if step.action == "lost":
             self._outcome.failed.append(LeftOut(step.path, step.reason, True))
+            self._outcome.unfinished += [step.path] if step.is_held_up else []
             return None
         if step.action == "add":
             return self._recover_into(self._repository, full, request)
@@ -103,9 +113,11 @@ class NestedRecovery:
                 # Its directory was wiped: nothing in it is newer than its last checkpoint.
                 request = request._replace(save_id=step.held)
         result = self._recover(full, request._replace(runs_filters=runs_filters))
-        if result.verdict == "nothing":
-            lacking = lacks_its_save(step, inside.git)
-            self._outcome.failed += [self._with_save(lacking, step, inside)] if lacking else []
+        if result.verdict in ("nothing", "recovered"):
+            other = self._of_another(step, inside)
+            if other is not None:
+                self._outcome.failed.append(other)
+                return None
         if step.is_new and result.verdict == "nothing":
             below = os.path.join(step.path, b"")
             for item in check_out_submodule(inside, asked.depth + 1, runs_filters=runs_filters):
@@ -113,14 +125,29 @@ class NestedRecovery:
             return None
         return result
 
-    def _with_save(self, lacking: LeftOut, step: NestedStep, inside: Repository) -> LeftOut:
-        """What to report of a repository that lacks its save, after that was added where this one holds it."""
+    def _of_another(self, step: NestedStep, inside: Repository) -> LeftOut | None:
+        """What to report where the repository is another one than that of the save; None where it is the same.
+
+        The save is added to it, if this workspace holds it, and counts as dismissed there until somebody recovers it.
+        """
+        lacking = lacks_its_save(step, inside.git)
+        added = list_refs(inside.git, DISMISSED) if step.held is not None else {}
+        if lacking is None and not added:
+            return None
         held = held_repositories(self._workspace, self._saves).get(step.path)
-        named = None if step.held is None or step.archive is None else (step.held, step.archive)
-        newest = named if held is None else newest_save(held.record) or named
-        if held is None or newest is None or not add_save(self._workspace, held, inside, *newest):
+        if held is None:
             return lacking
+        named = None if step.held is None or step.archive is None else (step.held, step.archive)
+        newest = newest_save(held.record) or named
+        own = held.record.workspace_id
+        is_added = newest is not None and own != workspace_id(inside) and dismissed_ref(own, newest[0]) in added
+        if lacking is None and not is_added:
+            return None
+        self._outcome.unfinished.append(step.path)
+        words = other_repository(step)
+        if newest is None or not (is_added or add_save(self._workspace, held, inside, *newest)):
+            return LeftOut(step.path, f"{words}; move it away, then: {self._command}", True)
         branch = branch_name(held.record.head) if held.record.head.startswith("refs/") else held.record.head
         where = quote(os.fsdecode(inside.toplevel))
         commands = f"git -C {where} checkout {quote(branch)} && gitstate -C {where} recover --save {newest[0]}"
-        return lacking._replace(reason=f"{lacking.reason}; it was added to it: {commands}")
+        return LeftOut(step.path, f"{words}; it was added to it: {commands}", True)
