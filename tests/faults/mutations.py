@@ -240,6 +240,13 @@ MUTATIONS = (
         "recover/test_incomplete.py::test_unwritable_path_is_reported_and_stays_pending",
     ),
     Mutation(
+        "the marker goes, and nothing names a repository inside that is not back",
+        "recover/steps.py",
+        "            self._mover().commit(updates, is_last=False)\n",
+        "            pass\n",
+        "recover/test_unfinished.py::test_recovery_that_was_killed_between_its_steps_goes_on",
+    ),
+    Mutation(
         "a good index is put away because git failed",
         "restore/index.py",
         "not is_torn_index(self._current, object_format):\n                raise",
