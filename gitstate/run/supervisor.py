@@ -173,10 +173,10 @@ def _prepare(repository: Repository, request: RunRequest) -> int:
 
 def _another_task(waiting: str, task_id: str) -> NeedsPerson:
     """Another task than `task_id` waits here: the run would take its files for its own."""
-    name, other = text_to_json(waiting), quote(text_to_json(task_id))
+    name, other = text_to_json(waiting), quote(task_id)
     return NeedsPerson(
         f"task {name} is not finished in this workspace, and its work is here; nothing was started",
-        hint=f"gitstate run --task-id {quote(name)} -- … (continue it); "
+        hint=f"gitstate run --task-id {quote(waiting)} -- … (continue it); "
         f"gitstate run --keep --task-id {other} -- … (set it aside); or, where it is done: "
         "gitstate recover && gitstate finish",
     )

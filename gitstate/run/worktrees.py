@@ -22,7 +22,6 @@ from ..git.status import ignored_among
 from ..save.request import SaveRequest, SaveResult, save_lines
 from ..save.save import save
 from ..system.clock import Deadline
-from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
@@ -72,7 +71,7 @@ class SavedWorktrees:
 def _lines(path: bytes, item: SaveResult | str) -> list[str]:
     where = f"worktree {escape(path)}"
     if isinstance(item, str):
-        command = f"gitstate -C {quote(text_to_json(os.fsdecode(path)))} save"
+        command = f"gitstate -C {quote(os.fsdecode(path))} save"
         return [f"gitstate: {where}: not saved: {item}", f"  its files are as they are; next: {command}"]
     first, *rest = save_lines(item, "save")
     return [f"{where}: {first}", *rest]
