@@ -104,10 +104,13 @@ def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: b
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
-    if is_own and manifest.worktree_settings:
-        from ..restore.gitdir import restore_settings
+    from ..restore.gitdir import forget_copied_sparse, restore_settings
 
-        restore_settings(open_repository(path), newest)
+    made = open_repository(path)
+    if made.is_true("core.sparsecheckout") and newest.archive != newest.wip:
+        forget_copied_sparse(made, newest)
+    if is_own and manifest.worktree_settings:
+        restore_settings(made, newest)
     if is_unborn:
         return
     with usual_umask(repository, newest):

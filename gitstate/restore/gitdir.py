@@ -93,6 +93,10 @@ def _restore_ref(workspace: Workspace, name: bytes, content: bytes) -> None:
         workspace.git.run("symbolic-ref", name, target)
 
 
+#: The settings of a sparse checkout; that which turns it on is the last.
+_SPARSE = ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout")
+
+
 def restore_sparse(workspace: Workspace, save: Save, *, overwrite: bool) -> str:
     """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone.
 
@@ -114,7 +118,7 @@ def restore_sparse(workspace: Workspace, save: Save, *, overwrite: bool) -> str:
     if is_like_save:
         return ""
     workspace.git.run("config", "extensions.worktreeConfig", "true")
-    for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
+    for name in _SPARSE:
         value = save.manifest.sparse.get(name.lower())
         if value is not None:
             value = "true" if value.lower() in ("true", "1", "yes", "on") else "false"
@@ -128,6 +132,14 @@ def _patterns(repository: Repository) -> bytes:
 
 def _was_sparse(save: Save) -> bool:
     return bool(parse_bool(save.manifest.sparse.get("core.sparsecheckout") or "false"))
+
+
+def forget_copied_sparse(repository: Repository, save: Save) -> None:
+    """Let a worktree that was just added be sparse as the save is: git copies that of the one in which it adds it."""
+    files.remove(_patterns(repository))
+    if not _was_sparse(save) and repository.is_true("extensions.worktreeconfig"):
+        for name in _SPARSE:
+            repository.git.run("config", "--worktree", "--unset-all", name, ok_codes=range(256))
 
 
 def other_sparse_checkout(workspace: Workspace, save: Save) -> list[LeftOut]:

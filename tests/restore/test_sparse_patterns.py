@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
+import pytest
+
+from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.workspace import Workspace
 
@@ -65,3 +68,24 @@ def test_checkout_that_became_sparse_after_the_save_stays_so(ws: Workspace) -> N
     reason = told(recovered_from(ws.recover()))
     subprocess.run(["sh", "-c", reason.partition("as it was: ")[2]], check=True)
     assert ws.status() == {b" M README.md"}
+
+
+@pytest.mark.parametrize("name", ["one", None])
+def test_worktree_that_is_added_for_a_save_is_sparse_as_that_is(name: str | None, ws: Workspace) -> None:
+    """Git copies the patterns of the main worktree into it."""
+    for directory in ("one", "two"):
+        ws.write(f"{directory}/f.txt")
+    ws.commit("two directories")
+    path = ws.outside / "linked"
+    ws.git("worktree", "add", "-q", "-b", "side", path)
+    there = Workspace(path, ws.outside, main=ws.path)
+    if name is not None:
+        there.git("sparse-checkout", "set", name)
+    there.append("one/f.txt", "edited\n")
+    before = fingerprint(path)
+    assert there.save().exit_status == 0
+    ws.git("sparse-checkout", "set", "two")
+    ws.git("worktree", "remove", "--force", path)
+    answer = recovered_from(ws.recover("--into", str(path)))
+    assert answer["left_out"] == [] and before.diff(fingerprint(path)) == []
+    assert ws.out("config", "core.sparseCheckout") == "true" and (ws.path / "two/f.txt").exists()
