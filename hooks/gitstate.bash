@@ -99,9 +99,9 @@ gitstate_run() {
   _gitstate_before=${!-}
   _gitstate_child=starting
   if { true <&0; } 2>/dev/null; then
-    "${_gitstate_argv[@]}" <&0 &
+    _gitstate_become_command <&0 &
   else
-    "${_gitstate_argv[@]}" &
+    _gitstate_become_command &
   fi
   _gitstate_child=$!
   [ -z "$_gitstate_monitor" ] || set -m
@@ -113,6 +113,14 @@ gitstate_run() {
     _gitstate_asked=
   fi
   return "$_gitstate_status"
+}
+
+# In the background process of gitstate_run. `&` ignores INT and QUIT there: a Ctrl-C would be lost until the supervisor
+# listens.
+_gitstate_become_command() {
+  [ -z "${_gitstate_armed[2]-}" ] || trap - 2
+  [ -z "${_gitstate_armed[3]-}" ] || trap - 3
+  exec "${_gitstate_argv[@]}"
 }
 
 # gitstate_finish: mark the task as done. A save that is pending is recovered first.
@@ -661,7 +669,8 @@ _gitstate_await() {
     kill -0 "$1" 2>/dev/null && continue
     # It may have ended while a trap ran: then bash still knows how.
     wait "$1" 2>/dev/null || _gitstate_again=$?
-    [ "$_gitstate_again" -eq 127 ] || _gitstate_status=$_gitstate_again
+    # Bash answers 127 for a process that it has forgotten, or -1 where the same signal has ended that.
+    [ "$_gitstate_again" -eq 127 ] || [ "$_gitstate_again" -lt 0 ] || _gitstate_status=$_gitstate_again
     break
   done
   return "$_gitstate_status"

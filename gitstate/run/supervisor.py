@@ -266,6 +266,7 @@ class Supervisor:
         """Start the agent with the standard streams and the signal mask of a shell's command. Raises OSError.
 
         It begins when the keeper was told of it, and not where the owner is gone: the last save may be taken already.
+        Nor does it where a signal has come already: that of a terminal was sent to it before it was there.
         """
         reading, writing = os.pipe()
         waiting, begin = os.pipe()
@@ -289,7 +290,7 @@ class Supervisor:
         os.close(waiting)
         self.keeper.tell(do="agent", pid=pid)
         # In this order: a keeper that sees the end of the owner reads what it was told after that.
-        if is_alive(self.config.owner):
+        if is_alive(self.config.owner) and self.heard.isdisjoint(signal.sigpending()):
             os.write(begin, b"\n")
         os.close(begin)
         with open(reading, "rb") as pipe:

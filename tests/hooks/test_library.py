@@ -298,6 +298,17 @@ def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:
     assert b"not staged" in stage.ws.read("work.txt")
 
 
+@pytest.mark.parametrize("name", ["INT", "QUIT"])
+def test_interrupt_before_the_supervisor_listens_ends_the_loop(name: str, stage: Stage) -> None:
+    program = stage.directory / "bin" / "gitstate"
+    interrupt = f"case $* in *' run '*) ulimit -c 0; kill -{name} 0 ;; esac"
+    program.write_text(program.read_text().replace("exec ", f"{interrupt}\nexec "))
+    loop = stage.start(stage.command("library"))
+    assert loop.wait(PATIENCE) == -getattr(signal, f"SIG{name}"), stage.said()
+    assert stage.context()["reason"] == {"signal": name, "exit_code": None, "detail": None}
+    assert not (stage.directory / "ready").exists()
+
+
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("export", ["", "export CURRENT_TASK_ID MEMORY_REFS BRANCH_NAME; "])
 @pytest.mark.parametrize("end", ["exit 3", 'kill -TERM "$$"'])

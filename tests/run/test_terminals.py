@@ -38,6 +38,24 @@ def test_ctrl_c_on_a_terminal_reaches_the_agent(ws: Workspace, way: str) -> None
     check_recovered(ws, before)
 
 
+def test_ctrl_c_before_the_agent_begins_ends_the_run(ws: Workspace) -> None:
+    command = run_command(ws, "")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ws.path)
+        # As if it came while the run prepares itself: it is pending when the agent is about to begin.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.write(1, b"!")
+        while signal.SIGINT not in signal.sigpending():
+            time.sleep(0.01)
+        os.execvp(command[0], command)
+    assert os.read(terminal, 1) == b"!"
+    os.write(terminal, b"\x03")
+    _, status = _reap(pid, terminal)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGINT, status
+    assert not (ws.outside / "ready").exists()
+
+
 def test_closed_terminal_saves_the_work(ws: Workspace) -> None:
     command = run_command(ws, "")
     pid, terminal = pty.fork()
