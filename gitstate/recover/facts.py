@@ -400,12 +400,22 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
         and repository.git.succeeds("merge-base", "--is-ancestor", newest.wip, here.head)
     )
     carried = None if contains else _carried(here, repository, reader, stack)
+    base = stack[-1].manifest.head
+    moved_back = (
+        here.head is not None
+        and base is not None
+        and here.head not in resting_places(stack)
+        and carried is None
+        and not contains
+        and repository.git.succeeds("merge-base", "--is-ancestor", here.head, base)
+    )
     faithful = carried is not None and carried.faithful
     return here._replace(
         saves=carried.saves if carried is not None and faithful else stack,
         owner_lives=who.live and (here.strict or not who.ours),
         worker=describe(who.holder),
         contains_wip=contains or (carried is not None and faithful and not carried.at_rest),
+        moved_back=moved_back,
         carried=carried,
         last_head=None if here.head_ref is None or here.head is not None else _last_head(repository),
         operation_differs=_operation_differs(repository, reader, newest),

@@ -54,6 +54,8 @@ class Facts(Record):
     """The process that made the pending save still runs on this host."""
     contains_wip: bool = False
     """HEAD's commit is a descendant of the WIP commit, and not the WIP commit."""
+    moved_back: bool = False
+    """HEAD's commit is an ancestor of the commit that the save stands on, and not that commit."""
     carried: Carried | None = None
     """Where plain git carried the WIP commit to another base; None where it did not. If it is faithful, `saves` are
     those of the new base."""
@@ -132,7 +134,7 @@ def _decide(facts: Facts) -> Verdict:
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
     if facts.head not in resting_places(facts.saves) and not _has_lost_branch(facts):
-        return _buried(facts) if facts.contains_wip else _diverged(facts, newest.manifest.save_id)
+        return _buried(facts) if facts.contains_wip else _diverged(facts)
     if facts.operation is not None and (facts.operation_differs or newest.manifest.operation is None):
         return Verdict(
             "diverged",
@@ -257,8 +259,8 @@ def _buried(facts: Facts) -> Verdict:
     return Verdict("buried", message, hint=f"{onto} && {back}")
 
 
-def _diverged(facts: Facts, save_id: str) -> Verdict:
-    carried = facts.carried
+def _diverged(facts: Facts) -> Verdict:
+    carried, save_id, base = facts.carried, facts.saves[0].manifest.save_id, facts.saves[-1].manifest.head
     if facts.head is None and facts.head_ref is not None and facts.last_head is not None:
         message = f"another program has deleted the branch, on which there is a commit after the save {save_id}"
         hint = f"git update-ref {quote(facts.head_ref)} {facts.last_head[:12]}, then: gitstate recover"
@@ -266,6 +268,11 @@ def _diverged(facts: Facts, save_id: str) -> Verdict:
     what = "deleted" if facts.head is None else "moved to another commit"
     message = f"the branch was {what} after the save {save_id}; nothing was touched"
     hint = f"gitstate diff {save_id}; gitstate restore {save_id} PATH…; gitstate recover --dismiss"
+    if facts.moved_back and base is not None:
+        which = "" if facts.remote is None else f" --save {save_id}"
+        message = f"the branch was moved back after the save {save_id}, to before its base commit {base[:12]}"
+        message += "; nothing was touched"
+        hint = f"git reset --keep {base[:12]} && gitstate recover{which}; or, without its commits: {hint}"
     if carried is not None:
         message = f"git carried the WIP commit of the save {save_id} to another base, and it does not hold all of it"
         message += "; nothing was touched"

@@ -102,6 +102,22 @@ def test_hints_of_verdict_diverged_show_restore_and_dismiss(ws: Workspace) -> No
     assert save_id.encode() in ws.gitstate("log").stdout
 
 
+def test_hint_for_a_branch_that_was_moved_back_restores_its_commits_too(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    older = ws.out("rev-parse", "HEAD~1")
+    save_id = save(ws)
+    ws.git("reset", "-q", "--hard", older)
+    ws.git("clean", "-fdxq")
+    found = answer(ws.recover(), "diverged", 4)
+    assert f"moved back after the save {save_id}" in found["message"]
+    reset, _, back = found["hint"].partition("; ")[0].partition(" && ")
+    follow(ws, reset)
+    run = follow(ws, back)
+    assert run is not None and run.exit_status == 0, run
+    assert before.diff(fingerprint(ws.path)) == []
+
+
 def test_dismiss_rejects_a_save_at_head(ws: Workspace) -> None:
     ws.append("c.txt", "saved\n")
     save(ws)
