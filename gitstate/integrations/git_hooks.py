@@ -238,9 +238,9 @@ def follow(repository: Repository) -> tuple[str, ...]:
     marker = own_marker(repository)
     archive = refs.read_refs(repository, [marker]).get(marker)
     if archive is not None:
+        from ..recover.stale import clear_if_stale
         from ..system.clock import Deadline
         from ..workspace.ownership import locked_workspace
-        from .stale import clear_if_stale
 
         with locked_workspace(repository, Deadline(_WAIT)) as git, ObjectReader(repository.git) as reader:
             clear_if_stale(repository, git, reader, marker, archive)

@@ -120,6 +120,18 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
                 begun.end()
 
 
+def _is_back(workspace: Workspace, facts: Facts, request: RecoverRequest) -> bool:
+    """Whether plain git has brought back the pending save, and newer commits stand on it: it is pending no more."""
+    if facts.marker is None or facts.remote is not None or request.save_id is not None:
+        return False
+    from .stale import clear_if_stale
+
+    repository, reader = workspace.repository, workspace.reader
+    return clear_if_stale(
+        repository, workspace.git, reader, facts.marker, facts.saves[0].archive, dry_run=request.dry_run
+    )
+
+
 def _recover_waiting(workspace: Workspace, others: Collection[str], request: RecoverRequest) -> RecoverResult:
     """`others` are the workspaces besides this one in which a save is pending."""
     repository, reader = workspace.repository, workspace.reader
@@ -136,6 +148,10 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
     if not facts.damage:
         facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
     verdict = decide(facts)
+    if verdict.verdict == "diverged" and _is_back(workspace, facts, request):
+        recovered = None if request.waiting_only else facts.saves[0].context
+        facts = facts._replace(saves=(), marker=None, recovered=recovered)
+        verdict = decide(facts)
     if verdict.verdict == "nothing" and verdict.hint is None and not (request.depth or request.waiting_only):
         # As a rule only this workspace has checkpoints, and no more is loaded.
         listed = refs.read_names_below(repository.common_dir, names.CHECKPOINTS)

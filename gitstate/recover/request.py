@@ -383,11 +383,13 @@ def briefing(
     is_saved: bool = True,
     is_bare: bool = False,
     is_buried: bool = False,
+    by_git: bool = False,
 ) -> str:
     """A few lines for the agent: what the last run was doing, what is on disk again, and what is not.
 
     `left_out` is what the save lacks, `failed` what could not be restored from it. `is_bare`: only its WIP commit was
-    there. `is_buried`: there are commits on top of that.
+    there. `is_buried`: there are commits on top of that. `by_git`: plain git has brought the save back, and newer commits
+    stand on that.
     """
     how = f" by SIG{reason.signal}" if reason.signal else ""
     how = f": it ended with status {reason.exit_code}" if reason.exit_code is not None else how
@@ -404,7 +406,9 @@ def briefing(
     if destroyed:
         line = escape(destroyed_line(*destroyed, left_out, is_saved=is_saved))
         lines.append(line[:1].upper() + line[1:])
-    if is_bare:
+    if by_git:
+        lines.append("Its files were brought back with git, and there are commits since: see `git log`.")
+    elif is_bare:
         lines.append(f"{BARE[:1].upper()}{BARE[1:]}: `git status` may differ from that of the last run.")
     elif is_buried:
         lines.append(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
 
 from ..format.archive import read_stack, tree_of_base
+from ..format.context import Context
 from ..format.manifest import Save
 from ..format.names import SAVE_TRAILER
 from ..git import refs
@@ -14,39 +15,65 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader
-from ..recover.plan import resting_places
+from ..system.stdlib import TYPE_CHECKING
 from ..workspace.files import Worktree
 from ..workspace.live_context import RECOVERED, describe_save, with_measured_fields, write_state
 from ..workspace.ownership import forget_index
+from .plan import resting_places
+from .request import briefing, instruction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
-def clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, marker: str, archive: Oid) -> None:
-    """Delete the marker of a pending save whose every version is in HEAD, in the index or on the disk."""
+def clear_if_stale(
+    repository: Repository, git: Git, reader: ObjectReader, marker: str, archive: Oid, *, dry_run: bool = False
+) -> bool:
+    """Delete the marker of a pending save whose every version is in HEAD, in the index or on the disk.
+
+    Returns whether it is one; with `dry_run` nothing is deleted.
+    """
     stack = read_stack(archive, reader)
     ref, head = read_head(repository.git_dir), head_of(repository.toplevel)
     if head is None or not may_be_stale(stack, ref, head):
-        return
+        return False
     newest, oldest = stack[0], stack[-1]
     if any(git.succeeds("merge-base", "--is-ancestor", save.wip, head) for save in stack):
-        return
+        return False
     base = oldest.manifest.base
     if base is not None and not git.succeeds("merge-base", "--is-ancestor", base, head):
-        return
+        return False
     if _is_carried(git, stack, head) or not _all_held(repository, git, reader, stack, head):
-        return
+        return False
+    if dry_run:
+        return True
     context = with_measured_fields(repository, newest.context, ref)
     described = describe_save(newest.manifest, wip=newest.wip, archive=newest.archive)
     described["base_commit"] = base
+    reason = newest.manifest.reason
     write_state(
         repository,
         context._replace(extra={**context.extra, "base_commit": head}),
         RECOVERED,
-        reason=newest.manifest.reason.to_json(),
+        reason=reason.to_json(),
         save=described,
+        resume=_resume(context),
+        briefing=briefing(context, reason, restored=(), kept=(), left_out=newest.manifest.left_out, by_git=True),
     )
     refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "recovered by plain git")
     for save in stack:
         forget_index(repository, save.manifest.save_id)
+    return True
+
+
+def _resume(context: Context) -> str:
+    """How the agent's next run goes on: the command of its session if that still exists, else a sentence."""
+    command = None
+    if context.session_id is not None:
+        from ..agents.sessions import resume_command
+
+        command = resume_command(context, os.environ)
+    return command or instruction(context)
 
 
 def _is_carried(git: Git, stack: Sequence[Save], head: Oid) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from gitstate.format.context import Context
 from gitstate.format.manifest import Manifest, Save
 from gitstate.integrations.git_hooks import updates
-from gitstate.integrations.stale import may_be_stale
+from gitstate.recover.stale import may_be_stale
 from tests.support.repositories import Templates
 from tests.support.typed import (
     commit,
@@ -295,7 +295,8 @@ def test_committing_work_restored_by_plain_git_clears_the_marker(repo: Workspace
     assert markers(repo) == []
     assert git(repo, "for-each-ref", "refs/gitstate/saves") != ""
     state = state_file(repo)
-    assert (state["status"], state["task_id"], state["resume"]) == ("recovered", "T-1", None)
+    assert (state["status"], state["task_id"]) == ("recovered", "T-1")
+    assert state["resume"].startswith("Continue T-1") and "see `git log`" in state["briefing"]
     assert "recovered" in gitstate(repo, "recover")
 
 

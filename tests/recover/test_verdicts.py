@@ -118,6 +118,26 @@ def test_hint_for_a_branch_that_was_moved_back_restores_its_commits_too(ws: Work
     assert before.diff(fingerprint(ws.path)) == []
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_commit_of_what_plain_git_brought_back_is_no_divergence(is_whole: bool, ws: Workspace) -> None:
+    ws.append("c.txt", "saved\n")
+    ws.write("new.txt")
+    save(ws)
+    ws.git("reset", "-q", "HEAD~1")
+    ws.commit("done")
+    if is_whole:
+        ws.write("later.txt")
+    else:
+        ws.git("rm", "-q", "new.txt")
+    ws.commit("went on")
+    verdict, status = ("recovered", 0) if is_whole else ("diverged", 4)
+    for options in (("--dry-run",), ()):
+        assert ws.refs("refs/gitstate/pending")
+        found = answer(ws.recover(*options), verdict, status)
+    assert bool(ws.refs("refs/gitstate/pending")) is not is_whole
+    assert not is_whole or "see `git log`" in found["briefing"]
+
+
 def test_dismiss_rejects_a_save_at_head(ws: Workspace) -> None:
     ws.append("c.txt", "saved\n")
     save(ws)

@@ -73,6 +73,8 @@ class Report:
         """Tell once more what an earlier recovery has brought back: the loop that starts after a reboot needs it."""
         assert self._facts.recovered is not None
         state = read_state(self._repository)
+        if state.get("status") != RECOVERED:  # in a dry run
+            state = {}
         save, resume, told = state.get("save"), state.get("resume"), state.get("briefing")
         save_id = save.get("save_id") if isinstance(save, dict) else None
         return result._replace(
