@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.crashes import give_away
+from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.repositories import three_files
 from tests.support.skips import NOT_ROOT
 from tests.support.workspace import Workspace, run_git
@@ -120,6 +121,18 @@ def test_worktree_for_a_save_of_a_stranger_runs_none_of_his_filters(ws: Workspac
     assert not canary.exists()
     again = Workspace(ws.outside / "again", ws.outside)
     assert not_the_owners(ws) == not_the_owners(again) == []
+
+
+def test_command_that_is_named_takes_the_repository_from_nobody(ws: Workspace) -> None:
+    if reason := why_permissions_cannot_be_tested():
+        pytest.skip(reason)
+    ws.without_override = True
+    run = ws.gitstate("save")
+    assert run.exit_status == 1 and f"next: sudo -u '#{OWNER}' gitstate …" in run.stderr, run
+    # Only its git directory is of another user, as after `sudo git init`.
+    os.chown(ws.path, 0, 0)
+    run = ws.gitstate("save")
+    assert run.exit_status == 1 and f"next: sudo chown -R 0 {ws.git_dir}" in run.stderr, run
 
 
 @pytest.mark.parametrize("link", ["gitstate", "logs", "refs/heads", "rebase-merge"])

@@ -371,6 +371,15 @@ def missing_alternate(common_dir: bytes) -> bytes | None:
     return next((path for path in named if not os.path.isdir(path.rstrip(b"\0"))), None)
 
 
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return quote(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return quote(f"#{uid}")
+
+
 def way_to_use(path: bytes) -> str:
     """The command after which this user may read and write what is at `path`, or the directory that hides it."""
     path = what_is_there(path)
@@ -380,6 +389,10 @@ def way_to_use(path: bytes) -> str:
             # Its mode allows it: it is immutable, or may only be appended to.
             return f"sudo chattr -i -a {quoted(path)}"
         return f"chmod -R u+rwX {quoted(path)}"
+    worktree = path.partition(b"/.git/")[0] if b"/.git/" in path else os.path.dirname(path)
+    if os.lstat(worktree or b"/").st_uid == info.st_uid:
+        # All of it is theirs. Taken away from them, git would no longer open it for them.
+        return f"sudo -u {_user(info.st_uid)} gitstate …, as its owner does"
     return f"sudo chown -R {os.geteuid()} {quoted(path)}"
 
 
