@@ -388,8 +388,8 @@ def briefing(
     """A few lines for the agent: what the last run was doing, what is on disk again, and what is not.
 
     `left_out` is what the save lacks, `failed` what could not be restored from it. `is_bare`: only its WIP commit was
-    there. `is_buried`: there are commits on top of that. `by_git`: plain git has brought the save back, and newer commits
-    stand on that.
+    there. `is_buried`: there are commits on top of that. `by_git`: plain git has brought the save back, and newer
+    commits stand on that.
     """
     how = f" by SIG{reason.signal}" if reason.signal else ""
     how = f": it ended with status {reason.exit_code}" if reason.exit_code is not None else how

@@ -68,6 +68,7 @@ def test_repository_elsewhere_gets_no_save_and_gives_none(
     run = ws.recover()
     assert run.exit_status == 4 and "T-2" not in str(run.json), run
     assert (fingerprint(ws.path).files, other.refs("refs/gitstate")) == (before.files, refs)
+    assert not ws.refs("refs/gitstate/unfinished"), "there is nothing to bring back"
 
 
 def test_repository_that_names_the_directory_as_its_worktree_is_saved(ws: Workspace, other: Workspace) -> None:

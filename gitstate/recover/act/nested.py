@@ -84,7 +84,8 @@ class NestedRecovery:
                     self._outcome.unfinished += [step.path] if in_trouble([result]) else []
             except (GitstateError, OSError) as error:
                 self._outcome.failed.append(LeftOut(step.path, nested_failure(error), True))
-                self._outcome.unfinished.append(step.path)
+                # Where nothing of it was saved, no later recovery has more to bring back.
+                self._outcome.unfinished += [step.path] if step.held is not None or step.is_new else []
         self._outcome.nested_trouble = bool(in_trouble(results))
         return tuple(results)
 
