@@ -74,7 +74,7 @@ def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: b
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
 
     Where the save `is_own`, and was not fetched, the worktree has the settings that were of the old one alone: they
-    decide how git writes files.
+    decide how git writes files. It is sparse as that was; else as the one in which git adds it.
 
     Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
     save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
@@ -107,7 +107,7 @@ def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: b
     from ..restore.gitdir import forget_copied_sparse, restore_settings
 
     made = open_repository(path)
-    if made.is_true("core.sparsecheckout") and newest.archive != newest.wip:
+    if is_own and made.is_true("core.sparsecheckout") and newest.archive != newest.wip:
         forget_copied_sparse(made, newest)
     if is_own and manifest.worktree_settings:
         restore_settings(made, newest)
