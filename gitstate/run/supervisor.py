@@ -89,13 +89,13 @@ def run(path: bytes, request: RunRequest) -> int:
     repository = open_repository(path)
     times = read_times(repository, request.times)
     config = _config(repository, request, times)
-    status = _prepare(repository, request)
+    status, begun = _prepare(repository, request)
     if status:
         return status
     hold = Hold(repository, config.owner, config.run_id, request.agent)
     forget_turn(repository)
     forget_events(repository)
-    _begin(repository, request)
+    _begin(repository, request, begun)
     try:
         return Supervisor(repository, path, request, config._replace(lease=hold.lease), heard).run(hold)
     finally:
@@ -149,26 +149,29 @@ def _heard(request: RunRequest) -> set[int]:
     return heard
 
 
-def _prepare(repository: Repository, request: RunRequest) -> int:
-    """Recover a pending save; a status other than 0 where a person must decide first.
+def _prepare(repository: Repository, request: RunRequest) -> tuple[int, Context | None]:
+    """Recover a pending save. Returns a status other than 0 where a person must decide first, and the task that our
+    loop has begun: the save may be one of its last task, whose context recovery puts in the place of that.
 
     Raises TryAgain where another run works here, or where nobody can tell.
     """
     wait_for_last_save(repository, Deadline(_MARGIN))
     # A task that our own loop has begun has not ended: only a save of it may be pending.
     goes_on = refuse_while_others_work(repository, request.owner_pid).ours
+    live, live_status = read_live_context(repository)
+    begun = live if goes_on and live_status == ACTIVE else None
     task_id = request.values.get("task_id")
     waiting = None if goes_on or not task_id else waiting_task(repository)
     if task_id and waiting is not None and waiting != task_id:
         if not request.keep:
             raise _another_task(waiting, task_id)
-        return _set_aside(repository, task_id)
+        return _set_aside(repository, task_id), None
     result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
     if not result.is_nothing:
         say(*recover_lines(result))
     if not result.exit_status:
         say(*recover_worktrees(repository))
-    return result.exit_status
+    return result.exit_status, begun
 
 
 def _another_task(waiting: str, task_id: str) -> NeedsPerson:
@@ -197,11 +200,11 @@ def _set_aside(repository: Repository, task_id: str) -> int:
     return EXIT_DONE
 
 
-def _begin(repository: Repository, request: RunRequest) -> None:
+def _begin(repository: Repository, request: RunRequest, begun: Context | None) -> None:
     """Write into the context who works here now. A task that the loop has begun keeps its context."""
     owner = request.owner_pid or os.getpid()
     values = {**_agent_values(request), **request.values}
-    known, status = read_live_context(repository)
+    known, status = (begun, ACTIVE) if begun is not None else read_live_context(repository)
     goes_on = status == RECOVERED or (status == ACTIVE and request.owner_pid is not None)
     begin(repository, values, owner, before=known if goes_on else Context())
     write_search_path(repository.own, os.environ.get("PATH", ""))

@@ -285,6 +285,20 @@ def test_task_that_a_subshell_begins_ends_with_it(stage: Stage) -> None:
     assert (state["task_id"], state["status"]) == ("T-2", "finished")
 
 
+def test_task_that_begins_after_a_failed_one_is_the_task_of_its_run(stage: Stage) -> None:
+    stage.manner("fail")
+    first = "gitstate_begin task_id=T-1 issue_number=1\ngitstate_stage one\ngitstate_run claude || :\n"
+    second = "gitstate_begin task_id=T-2\ngitstate_stage two\ngitstate_run claude"
+    assert run(stage, SOURCE + first + second).returncode == 3, stage.said()
+    context = stage.context()
+    assert (context["task_id"], context["issue_number"], context["progress_stage"]) == ("T-2", None, "two")
+    # The next run of the same task, too, has what the loop has set since the save.
+    stage.manner("done")
+    again = 'gitstate_stage three\ngitstate_run claude\ngitstate show task_id progress_stage >"$STAGE/shown"'
+    assert run(stage, SOURCE + second + " || :\n" + again).returncode == 0, stage.said()
+    assert (stage.directory / "shown").read_text() == "T-2\nthree\n"
+
+
 def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:
     loop = stage.start(stage.command("library"))
     stage.ready(loop)
