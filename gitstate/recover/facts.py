@@ -140,11 +140,19 @@ def compare_with_checkpoint(workspace: Workspace, facts: Facts) -> DiskState:
     if checkpoint is None or facts.saves or (facts.context is None and is_past):
         return "same"
     if not can_compare(facts, checkpoint):
-        return "same" if facts.context is not None else "differs"
+        return "same" if facts.context is not None or _went_on(workspace, facts, checkpoint) else "differs"
     paths = SavedPaths(workspace, (checkpoint,))
     actions = [choice.action for choice in paths.choices(paths.targets(), Outcome())]
     lacks = lacks_checkpoint(facts, checkpoint, actions)
     return disk_state(facts, lacks=lacks, is_wiped=lacks and _is_wiped(workspace.repository))
+
+
+def _went_on(workspace: Workspace, facts: Facts, checkpoint: Save) -> bool:
+    """Whether commits were made on the branch since a checkpoint of a task that is done: its work went into them."""
+    base = checkpoint.manifest.head
+    if facts.head is None or base is None or facts.head_ref != checkpoint.manifest.head_ref:
+        return False
+    return workspace.git.succeeds("merge-base", "--is-ancestor", base, facts.head)
 
 
 def _is_wiped(repository: Repository) -> bool:

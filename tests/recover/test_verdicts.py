@@ -53,6 +53,17 @@ def test_verdict_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
+def test_checkpoint_of_work_that_was_committed_is_not_named(ws: Workspace) -> None:
+    ws.append("a.txt")
+    assert ws.gitstate("checkpoint", "--task-id", "T-1").exit_status == 0
+    assert ws.gitstate("finish").exit_status == 0
+    base = ws.out("rev-parse", "HEAD")
+    ws.commit("done")
+    assert answer(ws.recover(), "nothing", 0)["hint"] is None
+    ws.git("reset", "-q", "--hard", f"{base}~1")
+    assert "the latest checkpoint" in answer(ws.recover(), "nothing", 0)["hint"]
+
+
 def test_verdict_live_waits_for_the_owner(ws: Workspace, sleeper: subprocess.Popen[bytes]) -> None:
     dirty(ws)
     save(ws, "--owner-pid", str(sleeper.pid))
