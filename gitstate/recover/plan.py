@@ -144,7 +144,10 @@ def _decide(facts: Facts) -> Verdict:
         )
     if facts.carried is not None:
         base = facts.carried.base[:12]
-        return Verdict("restore", f"git had carried the WIP commit to another base; the branch is on that base, {base}")
+        how = f"git had carried the WIP commit to another base; the branch is on that base, {base}"
+        if facts.carried.original[-1].manifest.head == facts.carried.base:
+            how = f"git had rewritten the WIP commit; the branch is on its base commit {base}"
+        return Verdict("restore", how)
     if _has_lost_branch(facts):
         base = (facts.saves[-1].manifest.head or "")[:12]
         return Verdict("restore", f"another program had deleted the branch; it is on {base} again")

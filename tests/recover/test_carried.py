@@ -188,6 +188,19 @@ def test_amended_wip_commit_is_not_unwound(ws: Workspace) -> None:
     assert ws.out("rev-parse", "HEAD") == tip
 
 
+def test_wip_commit_that_was_amended_with_a_new_file_goes_back_to_its_base(ws: Workspace) -> None:
+    base = ws.out("rev-parse", "HEAD")
+    ws.append("a.txt", "mine\n")
+    save(ws)
+    ws.write("more.txt")
+    ws.git("add", "more.txt")
+    ws.git("commit", "-q", "--amend", "--no-edit")
+    found = answer(ws.recover(), "restore", 0)
+    assert "rewritten" in found["message"] and base[:12] in found["message"]
+    assert ws.out("rev-parse", "HEAD") == base
+    assert ws.status() == {b" M a.txt", b"?? more.txt"}
+
+
 def test_commit_of_another_that_names_the_save_is_not_unwound(ws: Workspace, tmp_path: Path) -> None:
     """Save ids are public once they are pushed."""
     upstream(ws, tmp_path)
