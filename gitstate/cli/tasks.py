@@ -78,7 +78,7 @@ def finish(directory: bytes, *, keep_save: bool, as_json: bool) -> int:
     from ..recover.request import RecoverRequest, recover_lines
     from ..run.hold import end_well, finish_task, made_by_hand
     from ..workspace.lease import presence
-    from ..workspace.live_context import refuse_while_others_work
+    from ..workspace.live_context import ACTIVE, read_live_context, refuse_while_others_work
 
     repository = open_repository(directory)
     by_hand = made_by_hand(repository)
@@ -92,6 +92,9 @@ def finish(directory: bytes, *, keep_save: bool, as_json: bool) -> int:
     if by_hand is not None and presence(repository).state in ("live", "nobody"):
         # The work went on after it: what was deleted since is not to come back.
         refuse_while_others_work(repository)
+        result = end_well(repository, finished=False)
+    elif read_live_context(repository)[1] == ACTIVE and refuse_while_others_work(repository).ours:
+        # The loop has begun its next task since the save.
         result = end_well(repository, finished=False)
     if result is None:
         result = recover(directory, RecoverRequest(waiting_only=True))

@@ -299,6 +299,18 @@ def test_task_that_begins_after_a_failed_one_is_the_task_of_its_run(stage: Stage
     assert (stage.directory / "shown").read_text() == "T-2\nthree\n"
 
 
+def test_end_of_a_task_that_begins_after_a_failed_one_keeps_its_work(stage: Stage) -> None:
+    stage.manner("fail")
+    first = "gitstate_begin task_id=T-1\ngitstate_run claude || :\n"
+    # An agent without a supervisor.
+    second = "gitstate_begin task_id=T-2\nrm 'a new file'\necho more >>work.txt\ngitstate_finish"
+    assert run(stage, SOURCE + first + second).returncode == 0, stage.said()
+    assert not (stage.ws.path / "a new file").exists()
+    assert stage.ws.read("work.txt") == b"staged\nnot staged\nmore\n"
+    shown = stage.ws.gitstate("show").text
+    assert "task_id: T-2" in shown and "status: finished" in shown
+
+
 def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:
     loop = stage.start(stage.command("library"))
     stage.ready(loop)
