@@ -91,7 +91,7 @@ STORIES = [
 ]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.faults
 @pytest.mark.parametrize(("way", "cause"), STORIES)
 def test_next_start_resumes_after_every_cause_of_death(stage: Stage, way: str, cause: str) -> None:

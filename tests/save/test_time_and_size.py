@@ -55,7 +55,7 @@ def test_tree_that_is_too_deep_for_a_path_is_named_and_costs_nothing_else(ws: Wo
     ws.remove("d")
     ws.commit()
     ws.write("a", "a1\n")
-    with deep_directory(ws, 3_000):
+    with deep_directory(ws, 2_200):
         run = done(ws.gitstate("save", "--json"), 4)
         assert any(path.startswith("d/") and lost for path, lost in left_out(run).items())
     assert ws.out("show", f"{run.json['wip_commit']}:a") == "a1"

@@ -223,7 +223,7 @@ def _cases() -> list[Any]:
     ]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("how", "loss"), _cases())
 def test_damaged_git_dir(how: str, loss: Loss, damaged: Workspace) -> None:
     go_round(damaged, how, loss)

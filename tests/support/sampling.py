@@ -11,9 +11,11 @@ import pytest
 def in_sample(cases: Sequence[Mapping[str, int]], step: int) -> list[bool]:
     """Each step-th case, and where several axes make the table, each value of each axis at least once.
 
-    A case has the place of its value in each axis. Arguments that change together are one axis.
+    A case has the place of its value in each axis. Arguments that change together are one axis; one whose values come
+    once each is none.
     """
     axes = {tuple(case[name] for case in cases): name for name in (cases[0] if cases else {})}
+    axes = {values: name for values, name in axes.items() if len({*values}) < len(cases)}
     seen: set[tuple[str, int]] = set()
     found = []
     for number, case in enumerate(cases):

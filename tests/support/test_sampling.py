@@ -20,6 +20,7 @@ def product(**sizes: int) -> list[dict[str, int]]:
         (product(a=5), 1, [True] * 5),
         (product(a=7), 3, [True, False, False, True, False, False, True]),
         ([{"a": n, "b": n} for n in range(4)], 2, [True, False, True, False]),
+        ([{"a": n, "b": n // 2} for n in range(4)], 4, [True, False, False, False]),
         (product(a=2, b=2), 9, [True, True, True, False]),
     ],
 )
