@@ -89,7 +89,8 @@ def may_be_stale(stack: Sequence[Save], head_ref: str | None, head: Oid) -> bool
     """Whether HEAD has left these saves behind, and plain git is able to recover saves of this kind.
 
     HEAD must be on the branch of the save, and on none of its commits. Plain git cannot recover an operation, unmerged
-    entries, raw bytes and hidden paths: then the marker stays until `recover` or a person clears it.
+    entries, raw bytes, hidden paths and repositories inside: then the marker stays until `recover` or a person clears
+    it.
     """
     if head in resting_places(stack):
         return False
@@ -98,6 +99,8 @@ def may_be_stale(stack: Sequence[Save], head_ref: str | None, head: Oid) -> bool
         if manifest.head_ref != head_ref or head_ref is None or not manifest.moves_branch:
             return False
         if manifest.operation or manifest.raw or manifest.absent or manifest.sparse or b"stages" in save.files:
+            return False
+        if any(one.save_id is not None for one in manifest.nested):
             return False
     return True
 

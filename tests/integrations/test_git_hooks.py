@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gitstate.format.context import Context
-from gitstate.format.manifest import Manifest, Save
+from gitstate.format.manifest import Manifest, Nested, Save
 from gitstate.integrations.git_hooks import updates
 from gitstate.recover.stale import may_be_stale
 from tests.support.repositories import Templates
@@ -427,7 +427,7 @@ def test_hooks_work_in_a_directory_with_a_strange_name(tmp_path: Path) -> None:
 
 def manifest(**given: object) -> Manifest:
     fields: dict[str, Any] = dict.fromkeys(Manifest._fields)
-    fields.update(moves_branch=True, head_ref="refs/heads/x", head="b" * 40, raw={}, absent=(), sparse={})
+    fields.update(moves_branch=True, head_ref="refs/heads/x", head="b" * 40, raw={}, absent=(), sparse={}, nested=())
     return Manifest(**{**fields, **given})
 
 
@@ -442,7 +442,14 @@ def test_only_a_plain_save_of_this_branch_may_be_stale() -> None:
     assert not may_be_stale(stack(), None, head)
     assert not may_be_stale(stack(), ref, "c" * 40)
     assert not may_be_stale(stack(), ref, "b" * 40)
-    for kept in ({"operation": "merge"}, {"raw": {b"x": "ignored"}}, {"absent": (b"x",)}, {"moves_branch": False}):
+    of_nested = {"nested": (Nested(b"x", "save", "f" * 40),)}
+    for kept in (
+        {"operation": "merge"},
+        {"raw": {b"x": "ignored"}},
+        {"absent": (b"x",)},
+        {"moves_branch": False},
+        of_nested,
+    ):
         assert not may_be_stale(stack(**kept), ref, head)
 
 

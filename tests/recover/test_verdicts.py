@@ -149,6 +149,21 @@ def test_commit_of_what_plain_git_brought_back_is_no_divergence(is_whole: bool, 
     assert not is_whole or "see `git log`" in found["briefing"]
 
 
+def test_work_in_a_repository_inside_is_not_brought_back_by_plain_git(ws: Workspace) -> None:
+    run_git(ws.path, "init", "-q", "inner")
+    inner = Workspace(ws.path / "inner", ws.outside)
+    inner.write("f.txt")
+    inner.commit()
+    inner.append("f.txt", "work\n")
+    ws.append("c.txt", "saved\n")
+    save(ws)
+    ws.git("reset", "-q", "HEAD~1")
+    ws.remove("inner")
+    ws.commit("done")
+    answer(ws.recover(), "diverged", 4)
+    assert ws.refs("refs/gitstate/pending")
+
+
 def test_dismiss_rejects_a_save_at_head(ws: Workspace) -> None:
     ws.append("c.txt", "saved\n")
     save(ws)
