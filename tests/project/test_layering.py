@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -40,10 +41,15 @@ MODULES = {
 }
 
 
-def imports(name: str, *, lazy: bool = True) -> Iterator[str]:
+@cache
+def imports(name: str, *, lazy: bool = True) -> tuple[str, ...]:
     """What a module imports: foreign modules by their first name, ours as `.package/module`."""
     tree = ast.parse(MODULES[name])
-    for node in ast.walk(tree) if lazy else tree.body:
+    return tuple(imported(name, ast.walk(tree) if lazy else tree.body))
+
+
+def imported(name: str, nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
