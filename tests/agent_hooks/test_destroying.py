@@ -158,7 +158,7 @@ def test_harmless_command_is_none(command: str) -> None:
     assert not destroys(command)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "part",
     [

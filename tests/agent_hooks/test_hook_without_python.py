@@ -95,6 +95,7 @@ def own(repo: Workspace, name: str) -> Path:
     return Path(git(repo, "rev-parse", "--absolute-git-dir")) / "gitstate" / name
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("agent", [agent.name for agent in all_agents()])
 def test_agent_waits_for_python_only_where_it_reads_an_answer(agent: str, script: Path, repo: Workspace) -> None:
     names = {event.meaning: event.name for event in agent_called(agent).events}
@@ -193,6 +194,7 @@ def no_change(repo: Workspace) -> None:
     pass
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "event", "env"),
     [
@@ -222,6 +224,7 @@ def test_other_events_are_left_to_python(
     assert queued(repo) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("change", "event"),
     [

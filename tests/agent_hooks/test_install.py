@@ -29,7 +29,7 @@ def cases() -> Iterator[Any]:
         yield from (pytest.param(agent, text, id=f"{agent}: {name}") for name, text in texts.items())
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("agent", "text"), list(cases()))
 def test_install_keeps_other_settings_and_uninstall_restores_every_byte(
     agent: str, text: str, hermetic: Path, repo: Workspace
@@ -82,6 +82,7 @@ def test_install_brings_entries_of_an_earlier_version_to_date(
     assert json.loads(path.read_text()) == json.loads(text)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("agent", AGENTS)
 def test_uninstall_removes_settings_that_install_created(agent: str, hermetic: Path, repo: Workspace) -> None:
     before = entries(hermetic)
@@ -93,6 +94,7 @@ def test_uninstall_removes_settings_that_install_created(agent: str, hermetic: P
     assert entries(hermetic) == before
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("agent", AGENTS)
 def test_dry_run_prints_the_diff_and_writes_nothing(agent: str, hermetic: Path, repo: Workspace) -> None:
     repo.write(str(hermetic / FILES[agent]), "a = 1\n" if agent == "kimi" else '{\n  "a": 1\n}\n')
@@ -107,6 +109,7 @@ def test_dry_run_prints_the_diff_and_writes_nothing(agent: str, hermetic: Path, 
     assert lines == (hermetic / FILES[agent]).read_text().splitlines()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("agent", AGENTS)
 def test_uninstall_keeps_settings_changed_since_install(agent: str, hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES[agent]
@@ -127,6 +130,7 @@ def test_uninstall_works_after_kimi_rewrote_its_settings(hermetic: Path, repo: W
     assert tomllib.loads(path.read_text()) == {"model": "k2"}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("agent", "text"),
     [
@@ -201,6 +205,7 @@ def test_untrusted_codex_hooks_are_reported(hermetic: Path, repo: Workspace) -> 
     assert "trust: Stop" in agent_hooks_install.agent_problems(os.environ)[0][0]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("agent", AGENTS)
 def test_installed_command_runs_with_an_empty_environment(agent: str, hermetic: Path, repo: Workspace) -> None:
     gitstate(repo, "install", "--agent", agent)

@@ -29,7 +29,7 @@ FLAT = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("agent", FILES)
 @pytest.mark.parametrize("project", [False, True])
 def test_install_and_uninstall(agent: str, project: bool, repo: Workspace, hermetic: Path) -> None:
@@ -51,6 +51,7 @@ def test_install_and_uninstall(agent: str, project: bool, repo: Workspace, herme
     }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", FLAT)
 def test_flat_settings_of_others_stay(name: str, repo: Workspace, hermetic: Path) -> None:
     path = hermetic / ".cursor" / "hooks.json"

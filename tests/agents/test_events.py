@@ -124,7 +124,7 @@ def test_every_event_of_every_agent_is_in_the_table() -> None:
     assert {(name, event.name) for name, event in all_events if event.meaning not in BEFORE} <= EFFECTS.keys()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("agent", "event"), EFFECTS)
 def test_event(agent: str, event: str, repo: Workspace) -> None:
     effect = EFFECTS[agent, event]

@@ -20,6 +20,7 @@ def context(ws: Workspace) -> dict[str, object]:
     return found
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("command", ["set", "begin"])
 @pytest.mark.parametrize(("typed", "meant"), [("task", "task_id"), ("taks_id", "task_id"), ("stage", "progress_stage")])
 def test_mistyped_key_is_kept_and_said(ws: Workspace, command: str, typed: str, meant: str) -> None:
@@ -42,7 +43,7 @@ def test_each_memory_ref_counts(ws: Workspace) -> None:
     assert item["context"]["memory_refs"] == ["x", "y"]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("words", [("--task-id", "T-9"), ("task_id=T-9",), ("--set", "task_id=T-9")])
 @pytest.mark.parametrize("command", ["set", "begin", "save", "checkpoint", "run"])
 def test_each_command_takes_each_way_to_name_a_task(ws: Workspace, command: str, words: tuple[str, ...]) -> None:
@@ -129,6 +130,7 @@ def test_push_that_sent_nothing_says_so(ws: Workspace) -> None:
     assert again.exit_status == 0 and again.stderr.splitlines()[0] == f"nothing to send to {remote}"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", ["log --all -p", "completion bash", "init bash", "show", "status"])
 def test_output_that_is_cut_is_no_failure(ws: Workspace, command: str) -> None:
     for number in range(3):
@@ -140,6 +142,7 @@ def test_output_that_is_cut_is_no_failure(ws: Workspace, command: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "words", [("frobnicate",), ("log", "-n", "x"), ("diff",), ("save", "--nothing"), ("boot", "x")]
 )
@@ -245,6 +248,7 @@ def test_remote_that_is_not_named_is_asked_for_by_the_same_command(ws: Workspace
     assert f"next: gitstate {command} REMOTE, or: " in ws.gitstate(command).stderr
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -47,14 +47,14 @@ def test_main_help_lists_each_command_with_its_whole_summary() -> None:
             assert f"\n  {entry.name}  " not in text
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", ["", *NAMES])
 def test_help_is_at_most_80_columns_wide(name: str) -> None:
     for line in help_of(name, columns=200):
         assert len(line) <= 80, line
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", NAMES)
 def test_help_of_command_begins_with_usage_and_summary(name: str) -> None:
     lines = help_of(name)
@@ -95,7 +95,7 @@ def test_numbers_are_those_that_other_programs_write(name: str) -> None:
                     kind(text, parameter, None)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("words", [["save"], ["checkpoint"], ["run"], ["recover"], ["begin", "--owner-pid"]])
 @pytest.mark.parametrize("text", ["nan", "1e999", "1_0", "\uff11\uff12"])
 def test_number_that_is_none_begins_nothing(words: list[str], text: str, ws: Workspace) -> None:
@@ -106,7 +106,7 @@ def test_number_that_is_none_begins_nothing(words: list[str], text: str, ws: Wor
     assert ws.refs("refs/gitstate") == {}
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "boot"])
 def test_wrong_option_points_to_the_help_of_its_command(name: str) -> None:
     run = run_gitstate(*name.split(), "--no-such-option", cwd=Path("/"))
@@ -143,6 +143,7 @@ def test_example_is_a_command_line(line: str) -> None:
             pass
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name])
 def test_help_of_command_ends_with_its_examples(name: str) -> None:
     lines = help_of(name)

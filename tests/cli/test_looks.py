@@ -77,7 +77,7 @@ def assert_click_agrees(ws: Workspace, *words: str) -> None:
     assert clean(quick.stdout.decode()) == clean(slow.stdout.decode())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("state", ["clean", "waiting", "crashed", "no repository"])
 @pytest.mark.parametrize(
     "words",

@@ -22,6 +22,7 @@ def ws(tmp_path: Path) -> Workspace:
     return three_files(tmp_path)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("options", "redirection"),
     [
@@ -81,7 +82,7 @@ READING = (
 )
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("command", ["log", "diff latest", "log --help", "--version", *READING])
 def test_answer_that_a_full_disk_does_not_take_is_one_line_and_status_1(ws: Workspace, command: str) -> None:
     ws.write("a", "a1\n")

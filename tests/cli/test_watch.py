@@ -127,6 +127,7 @@ def test_owner_that_dies_is_seen(
     terminal.until(lambda lines: states_on(lines) == ["crashed"], "the crashed one")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("how", "status"),
     [("q", 0), ("ctrl-c", 130), ("TERM", -signal.SIGTERM), ("HUP", -signal.SIGHUP), ("QUIT", -signal.SIGQUIT)],

@@ -217,7 +217,7 @@ def pushed_with_record(talk: Talk, tmp_path: Path, **fields: object) -> Workspac
     return there
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("agent", "root"), [("claude", None), ("codex", ".codex"), ("gemini", "missing"), ("opencode", None), ("no", None)]
 )
@@ -255,7 +255,7 @@ def test_fetched_conversation_has_no_other_file(talk: Talk, tmp_path: Path, herm
     assert not list(hermetic.rglob("plan.md"))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("told", ["", "/etc", "/", "x\0y", "../..", "a link"])
 def test_fetched_save_does_not_lead_the_agent_elsewhere(told: str, talk: Talk, tmp_path: Path) -> None:
     ws = talk.ws

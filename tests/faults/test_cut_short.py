@@ -133,6 +133,7 @@ def test_older_directory_moved_there_by_a_person_is_kept(plain: Workspace) -> No
     assert plain.read("notes/log.txt") == b"begun\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("left", [b"untr\0\0x", b"Untracked\n", b"untracked\n" * 6, b"untracked\n" * 5 + b"\0"])
 def test_older_file_with_other_bytes_is_kept(plain: Workspace, left: bytes) -> None:
     """A power cut leaves a beginning of the saved bytes, never other bytes."""

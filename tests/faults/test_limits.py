@@ -109,7 +109,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.faults
 @pytest.mark.parametrize("name", LIMITS)
 def test_save_under_a_limit_is_whole_or_honest(name: str, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def all_removed(ws: Workspace, to: str | None) -> None:
 LOSSES = {"wiped": wiped, "all removed": all_removed}
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.faults
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", LIMITS)
@@ -250,7 +250,7 @@ LEFT = [
 ]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.faults
 @pytest.mark.parametrize("command", ["save", *LOSSES])
 @pytest.mark.parametrize(("kind", "left"), LEFT)

@@ -164,6 +164,7 @@ def empty_marker(ws: Workspace) -> None:
     path.write_bytes(b"")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("damage", [empty_head, zero_branch, empty_object, empty_marker], ids=lambda f: f.__name__)
 def test_doctor_fix_restores_files_emptied_by_a_power_cut(
     damage: Callable[[Workspace], None], ws: Workspace, tmp_path: Path

@@ -110,7 +110,7 @@ def forged_manifests() -> list[Any]:
     return cases
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("spoil", "commands"), forged_manifests())
 def test_forged_manifest_takes_little_memory(
     ws: Workspace, spoil: Callable[[Forgery], None], commands: Sequence[tuple[str, ...]]

@@ -53,7 +53,7 @@ def test_latest_passes_over_the_saves_that_a_restore_takes(ws: Workspace) -> Non
     assert b"safety" in ws.gitstate("log").stdout
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["latest~9", "latest~x", "latest~-1", "checkpoint~9", "99w", "nobody", "~1", ""])
 def test_name_of_no_save_exits_4_and_says_what_to_type(ws: Workspace, name: str) -> None:
     checkpoints(ws, "one")

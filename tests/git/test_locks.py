@@ -42,6 +42,7 @@ def end(started: subprocess.Popen[bytes]) -> None:
     started.wait()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", [["recover"], ["doctor", "--fix"], ["save"], ["status"]])
 def test_lock_of_a_living_git_stays_after_a_step_of_the_clock(
     ws: Workspace, editing: subprocess.Popen[bytes], command: list[str]

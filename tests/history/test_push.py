@@ -180,6 +180,7 @@ def test_push_to_a_mirror_sends_what_is_named_alone(ws: Workspace) -> None:
     assert "refs/heads/stays-here" not in there
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["no such", "it's", "a;touch canary", "$(touch canary)"])
 def test_command_for_a_remote_that_cannot_be_reached_names_that_remote(name: str, ws: Workspace) -> None:
     ws.save()

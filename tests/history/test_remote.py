@@ -269,7 +269,7 @@ def test_fetched_save_that_is_dismissed_is_not_offered_again(ws: Workspace) -> N
 RISKY = [".claude/settings.json", "sub/.codex/hooks.json", ".GEMINI/settings.json", ".envrc", ".husky/pre-commit"]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", RISKY)
 def test_fetched_save_that_could_run_programs_is_refused(name: str, ws: Workspace) -> None:
     there = pushed_by_somebody(ws, {name: "touch canary\n", "work.txt": "work\n"})

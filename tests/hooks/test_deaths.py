@@ -91,7 +91,7 @@ STORIES = [
 ]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.faults
 @pytest.mark.parametrize(("way", "cause"), STORIES)
 def test_next_start_resumes_after_every_cause_of_death(stage: Stage, way: str, cause: str) -> None:
@@ -136,6 +136,7 @@ def difference(before: Fingerprint, after: Fingerprint) -> list[str]:
     return before.without([b"ticks"]).diff(after.without([b"ticks"]))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.faults
 @pytest.mark.parametrize("way", ["library", "sketch", "claude", "kimi"])
 def test_clean_end_leaves_the_work_and_no_save(stage: Stage, way: str) -> None:

@@ -90,6 +90,7 @@ def test_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "exit 9\n"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", ["set -o posix", "export POSIXLY_CORRECT=1"])
 @pytest.mark.parametrize("end", ["exit 3", "kill -TERM $$", "false"])
 def test_posix_mode_of_bash_changes_no_status(way: str, end: str, stage: Stage) -> None:
@@ -131,7 +132,7 @@ def test_ignored_signal_stays_ignored(stage: Stage) -> None:
     assert stage.context()["task_id"] == "T-1"
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", ["", "set -euo pipefail", "set -m", "set -f; IFS=:", "set -o posix", "set -E -T"])
 def test_sourcing_changes_no_option_and_prints_nothing(stage: Stage, options: str) -> None:
     skip_in_zsh(stage)
@@ -171,6 +172,7 @@ def test_agent_reads_stdin_of_the_loop(stage: Stage) -> None:
     assert output(stage, f"{SOURCE}echo hello | {{ gitstate_run cat; }}\n") == "hello\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("closed", [">&- 2>&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_are_accepted(stage: Stage, closed: str) -> None:
     loop = stage.start(stage.script(f"exec {closed}\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n"))
@@ -210,7 +212,7 @@ def test_subshell_has_its_own_traps(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "parent\n"
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "run_in_subshell",
     [

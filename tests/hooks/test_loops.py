@@ -149,6 +149,7 @@ def test_loop_starts_no_agent_when_manual_intervention_is_required(stage: Stage)
     assert not (stage.directory / "arguments").exists()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("options", "said"),
     [

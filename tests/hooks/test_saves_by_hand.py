@@ -17,6 +17,7 @@ from tests.support.workspace import Workspace, run_gitstate
 BY_HAND = {"the library": "cleanup_and_save 'before lunch'", "the command": 'gitstate save --reason "before lunch"'}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", BY_HAND)
 @pytest.mark.parametrize("traps", ["", "trap cleanup_and_save TERM INT EXIT\n"])
 def test_script_that_ends_with_0_leaves_its_save_pending(way: str, traps: str, stage: Stage) -> None:
@@ -87,7 +88,7 @@ def ways(ws: Workspace, script: str, tmp_path: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("way", ["run", "library", "guard"])
 @pytest.mark.parametrize("then", ["", "echo more >>a.txt", "git add -A", "git rm -q --cached new", "rm new"])
 def test_save_in_a_run_that_ends_with_0(way: str, then: str, stage: Stage, tmp_path: Path) -> None:

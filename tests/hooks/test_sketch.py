@@ -71,7 +71,7 @@ def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
     assert loop.wait(PATIENCE) == -signal.SIGINT
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("ending", "number", "status"),
     [

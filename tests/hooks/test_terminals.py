@@ -61,6 +61,7 @@ class Terminal:
         raise AssertionError(f"still running: {self.printed!r}")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.faults
 @pytest.mark.parametrize("way", ["library", "sketch", "claude"])
 def test_ctrl_c_on_a_terminal_saves_and_ends_the_loop(stage: Stage, way: str) -> None:
@@ -113,6 +114,7 @@ def test_ctrl_c_at_a_prompt_ends_the_agent_but_not_the_shell(stage: Stage) -> No
     assert stage.pending() is None
 
 
+@pytest.mark.sample(2)
 @pytest.mark.faults
 @pytest.mark.parametrize("way", ["library", "sketch", "kimi"])
 def test_closed_terminal_saves_and_ends_the_loop(stage: Stage, way: str) -> None:

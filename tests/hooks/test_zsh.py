@@ -75,6 +75,7 @@ def test_interrupt_of_the_group_is_saved(stage: Stage) -> None:
     assert reason_of(stage)["signal"] == "INT"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "traps",
     [
@@ -191,6 +192,7 @@ def test_directory_for_temporary_files_that_is_gone(stage: Stage) -> None:
     assert stage.said() == ""
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("how", ["init bash", "init zsh", "file"])
 @pytest.mark.parametrize("program", ["bash", "zsh -f"])
 def test_one_text_for_bash_and_zsh(how: str, program: str, stage: Stage) -> None:

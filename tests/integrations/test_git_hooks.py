@@ -152,7 +152,7 @@ def moved_on(repo: Workspace) -> None:
     git(repo, "checkout", "-q", "agent/1")
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", BURYING)
 def test_what_would_bury_a_pending_wip_commit_is_rejected_with_the_commands(repo: Workspace, case: str) -> None:
     moved_on(repo)
@@ -173,7 +173,7 @@ def test_what_would_bury_a_pending_wip_commit_is_rejected_with_the_commands(repo
 
 
 #: `git pull` hands it to `git merge`, and not to `git rebase`.
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", [case for case in BURYING if case != "pull --rebase"])
 def test_no_verify_of_git_passes_the_refusal(repo: Workspace, case: str) -> None:
     moved_on(repo)
@@ -194,6 +194,7 @@ def test_rebase_past_the_hook_is_recovered_and_no_hook_takes_its_marker(repo: Wo
     assert git(repo, "status", "--short") == "M a\n?? new"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", ["cherry-pick main", "revert --no-edit HEAD~1", "am -q ../patch"])
 def test_pick_on_a_pending_wip_commit_is_named_with_the_way_back(repo: Workspace, command: str) -> None:
     """Git asks no hook before a pick, and has no `git am --no-verify` before 2.43."""
@@ -308,6 +309,7 @@ def test_committing_part_of_the_restored_work_clears_the_marker(repo: Workspace)
     assert (repo.path / "new").read_text() == "new\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("loss", ["edited", "deleted", "mode"])
 def test_version_that_only_the_save_holds_keeps_the_marker(loss: str, repo: Workspace) -> None:
     saved(repo)
@@ -386,6 +388,7 @@ def test_hooks_never_import_a_gitstate_of_the_repository(repo: Workspace) -> Non
     assert not (repo.path / "smuggled").exists()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("broken", ["python", "marker", "context"])
 def test_error_in_a_hook_never_stops_a_commit(broken: str, repo: Workspace) -> None:
     saved(repo)

@@ -92,7 +92,7 @@ def put(repo: Workspace, name: str, kind: str) -> None:
         path.chmod(mode)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @files_only
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_foreign_hook_runs_beside_ours_and_is_restored(kind: str, repo: Workspace) -> None:
@@ -135,6 +135,7 @@ def test_foreign_hook_keeps_its_arguments_input_and_exit_status(repo: Workspace)
     assert run(repo, "sh", ".git/hooks/pre-commit").exit_status == 7
 
 
+@pytest.mark.sample(2)
 @files_only
 @pytest.mark.parametrize("first", ["#!/bin/sh", "#!/usr/bin/env bash", "#!/usr/bin/env python3"])
 def test_foreign_hook_gets_the_whole_input_of_a_huge_push(first: str, repo: Workspace) -> None:
@@ -183,7 +184,7 @@ def test_foreign_file_under_the_name_of_our_shim_is_kept(repo: Workspace) -> Non
 # -- core.hooksPath
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @files_only
 @pytest.mark.parametrize("where", ["relative", "absolute", "global", "home", "missing"])
 def test_install_respects_core_hookspath(where: str, repo: Workspace, tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def test_directory_for_logs_that_cannot_be_made(stage: Stage) -> None:
     assert "no agent was started" in stage.said() and not (stage.directory / "arguments").exists()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("option", ["--max-time", "--min-seconds"])
 @pytest.mark.parametrize("value", ["nan", "-1", "soon"])
 def test_time_that_is_none(option: str, value: str, ws: Workspace) -> None:

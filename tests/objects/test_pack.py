@@ -16,6 +16,7 @@ from tests.support.workspace import Workspace
 SIZES = (0, 1, 15, 16, 2047, 2048, 65_534, 65_535, 65_536, 131_070, 131_071, 300_000)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("deflates", [False, True])
 @pytest.mark.parametrize("object_format", ["sha1", "sha256"])
 def test_git_reads_every_object_of_a_pack(object_format: str, deflates: bool, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def line_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rstrip("\n")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_marker_stands_before_python_starts(shell: str, ws: Workspace, tmp_path: Path) -> None:
     command = script(tmp_path / "bin", LATE)
@@ -365,6 +366,7 @@ def leave_link(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [CALL, ANSWER, CALLED])
 @pytest.mark.parametrize("leave", [leave_file, leave_link, os.mkfifo, Path.mkdir])
 def test_strange_file_stops_no_save(leave: object, name: str, ws: Workspace, tmp_path: Path) -> None:

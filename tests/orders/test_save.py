@@ -255,6 +255,7 @@ def leave_link(path: bytes) -> None:
     os.symlink(b"/dev/zero", path)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("leave", [leave_socket, leave_file, leave_link, os.mkfifo, os.mkdir])
 @pytest.mark.parametrize("held", [False, True])
 def test_socket_of_nobody(leave: object, held: bool, ws: Workspace) -> None:

@@ -99,6 +99,7 @@ def test_recovery_of_files_that_git_reset_needs_no_git_more(ws: Workspace, tmp_p
     assert started_by_recover(ws, tmp_path) == FEW
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", ["touched", "edited", "gone"])
 def test_file_that_is_not_as_it_was_is_shown_to_git(how: str, ws: Workspace, tmp_path: Path) -> None:
     """It is not one of those that were saved, and git alone tells whether it differs."""

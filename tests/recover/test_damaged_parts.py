@@ -106,6 +106,7 @@ def test_damaged_index_is_rebuilt_from_what_was_staged(content: bytes | None, ws
     assert ws.path.joinpath("a").read_bytes() == b"a1\n" and ws.out("show", ":b") == "staged"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("content", [None, b"no object"], ids=["missing", "garbage"])
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_file_that_can_not_be_read_costs_no_other(name: str, content: bytes | None, ws: Workspace) -> None:
@@ -129,6 +130,7 @@ def test_file_that_can_not_be_read_costs_no_other(name: str, content: bytes | No
 DAMAGE = {"missing": None, "garbage": b"no object", "empty": b""}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("tree", ["HEAD^{tree}", "HEAD~1^{tree}"], ids=["the WIP tree", "the staged tree"])
 def test_save_whose_tree_git_can_not_read_is_corrupt(tree: str, content: bytes | None, ws: Workspace) -> None:
@@ -155,7 +157,7 @@ def test_wip_commit_that_git_can_not_read_is_told_with_the_way_out(content: byte
     assert "update-ref refs/heads/" in found["hint"]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("part", ["^{commit}", "^{tree}", ":manifest.json"])
 def test_difference_of_a_save_that_is_damaged_is_one_line(part: str, content: bytes | None, ws: Workspace) -> None:
@@ -254,7 +256,7 @@ def test_save_whose_base_git_can_not_read_is_not_to_be_discarded(
     done(deep.recover())
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("tree", ["^1:d", "^1^1:d", "^1^{tree}"], ids=["WIP directory", "staged directory", "WIP tree"])
 def test_new_save_does_not_take_over_what_git_can_not_read(tree: str, content: bytes | None, deep: Workspace) -> None:

@@ -155,6 +155,7 @@ def commit_elsewhere(ws: Workspace) -> None:
     ws.git("commit", "-q", "--allow-empty", "-m", "moved on")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", ["commit", "rename", "detach", "amend", "later checkpoint"])
 def test_without_a_save_work_that_a_checkpoint_holds_is_offered(crashed: Workspace, way: str) -> None:
     if way == "later checkpoint":

@@ -60,7 +60,7 @@ def named(item: dict[str, list[dict[str, str]]], key: str) -> list[str]:
     return [path["path"] for path in item[key]]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @losses
 @edits
 def test_it_is_kept_and_named(
@@ -118,7 +118,7 @@ def test_the_saved_version_wins_with_overwrite(ws: Workspace, lose: Callable[[Wo
         assert ws.read("b.txt") == content
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_files_that_git_wrote_anew_are_not_named(ws: Workspace, name: str) -> None:
     """Their times tell nothing any more."""

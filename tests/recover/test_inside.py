@@ -131,7 +131,7 @@ def state_of(inner: Workspace) -> tuple[Fingerprint, dict[str, str], bytes]:
     )
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("lose", LOSSES)
 @pytest.mark.parametrize("build", KINDS)
 def test_repository_inside_comes_back(
@@ -160,6 +160,7 @@ def test_repository_inside_comes_back(
     assert before[0].diff(fingerprint(back.path)) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("build", [a_clone, a_submodule, in_another])
 def test_repository_inside_a_removed_worktree_comes_back(
     build: Callable[[Workspace], Workspace], ws: Workspace, tmp_path: Path
@@ -504,6 +505,7 @@ def test_push_says_that_it_does_not_send_what_is_held(ws: Workspace) -> None:
     assert b"inside" not in run_git(ws.outside / "remote.git", "for-each-ref", "--format=%(refname)")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["../../../x", "a/../../..", ""])
 def test_name_of_a_submodule_leads_to_no_other_place(name: str, ws: Workspace) -> None:
     """`.gitmodules` was written by who worked in the workspace."""
@@ -520,6 +522,7 @@ def test_name_of_a_submodule_leads_to_no_other_place(name: str, ws: Workspace) -
     assert (inner.path / ".git").is_dir()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("damage", ["", "0123456789" * 4 + "\n", "nonsense\n"])
 def test_damaged_ref_of_what_is_held_costs_no_save(damage: str, ws: Workspace) -> None:
     inner = a_clone(ws)

@@ -34,6 +34,7 @@ def reason_for(run: Run, path: str) -> str:
     return reason
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -76,7 +77,7 @@ def test_setting_that_names_no_file_is_not_set(key: str, kind: str, ws: Workspac
     assert before[0].diff(fingerprint(inner.path)) == []
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "change",
     [
@@ -124,6 +125,7 @@ def a_link(place: Path, away: Path) -> None:
     place.symlink_to(away)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("take", [a_directory, a_file, a_link])
 def test_command_that_brings_it_back_when_its_place_is_free_again(
     take: Callable[[Path, Path], None], ws: Workspace

@@ -44,6 +44,7 @@ def staged(ws: Workspace) -> bytes:
     return ws.git("ls-files", "-s", "-z")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("wiped", [False, True], ids=["in place", "wiped"])
 @pytest.mark.parametrize(
     ("option", "refspec"),

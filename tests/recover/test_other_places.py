@@ -74,6 +74,7 @@ def test_recovering_a_fetched_save_keeps_an_older_beginning(ws: Workspace) -> No
     assert (clone / "notes.txt").read_text() == SHORT
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("where", ["repo/inside", "outside/beside"])
 @pytest.mark.parametrize("how", ["detached", "forced"])
 def test_clone_takes_the_save_of_its_branch_among_those_of_worktrees(how: str, where: str, tmp_path: Path) -> None:

@@ -253,6 +253,7 @@ def test_patch_in_the_cache_is_named(name: str, ws: Workspace, hermetic: Path) -
     assert ws.read("b.txt").endswith(b"unstaged\n")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("later", [None, "", "later\n"])
 def test_patch_is_named_until_its_changes_are_back(

@@ -51,6 +51,7 @@ def file_above(save: Forgery) -> Entry:
     return Entry(TREE, b"..", save.tree(Entry(FILE, b"evil", save.blob(b"x"))))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("entry", [git_hook, git_config_in_capitals, file_above])
 @pytest.mark.parametrize("command", ["recover", "restore"])
 def test_unsafe_path_in_the_tree_is_rejected(ws: Workspace, command: str, entry: Callable[[Forgery], Entry]) -> None:
@@ -97,6 +98,7 @@ def test_nested_worktree_behind_a_symlink_is_not_created(ws: Workspace) -> None:
 # -- breaking the answer, or the whole save, with one bad value
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", ["recover", "restore latest", "verify"])
 def test_path_that_no_call_takes_is_refused(command: str, ws: Workspace) -> None:
     saved(ws)
@@ -122,6 +124,7 @@ def test_diff_of_a_save_that_lacks_an_object_is_no_bug(entry: Entry, ws: Workspa
     assert "1" * 40 in run.stderr and "fsck" in run.stderr, run
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("target", [b"one\0two", b"x" * (16 << 20)], ids=["NUL", "large"])
 @pytest.mark.parametrize("command", ["recover", "restore"])
 def test_symlink_that_cannot_be_made_costs_no_other_file(command: str, target: bytes, ws: Workspace) -> None:
@@ -153,6 +156,7 @@ def test_head_that_is_not_a_commit_is_rejected(ws: Workspace) -> None:
     assert_refused(ws.recover())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", [b".git.", b"git~1", b".git::$INDEX_ALLOCATION"])
 def test_invalid_name_in_the_archive_is_not_an_internal_error(ws: Workspace, name: bytes) -> None:
     saved(ws)
@@ -189,6 +193,7 @@ def deep_context(save: Forgery) -> None:
     save.raw[b"context.json"] = b"[" * 200_000
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("spoil", [surrogate_context, huge_context, deep_context])
 def test_bad_context_costs_no_file(ws: Workspace, spoil: Callable[[Forgery], None]) -> None:
     saved(ws)

@@ -119,6 +119,7 @@ def test_undo_without_a_restore_exits_4(ws: Workspace) -> None:
     assert run.exit_status == 4 and "nothing was recovered or restored here" in run.stderr
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("data", [b"", b"{", b"{}", b'{"paths":["zz"],"before":{},"after":{}}', b"[1]"])
 def test_damaged_note_is_no_note(held: Workspace, data: bytes) -> None:
     note = Path(held.path, ".git", "gitstate", "last-restore.json")

@@ -48,6 +48,7 @@ def a_worktree(ws: Workspace) -> Workspace:
     return inner
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("build", "top"), [(a_submodule, "sub"), (in_another, "outer"), (a_worktree, "side")])
 def test_it_comes_back_when_its_place_is_free(build: Callable[[Workspace], Workspace], top: str, ws: Workspace) -> None:
     inner = build(ws)

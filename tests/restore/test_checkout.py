@@ -58,7 +58,7 @@ def test_unchanged_file_that_was_edited(ws: Workspace, conversion: Conversion) -
         assert ws.read("x.txt") == conversion.versions[version]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("options", [[], ["--overwrite"]], ids=["", "--overwrite"])
 def test_unchanged_file_that_holds_what_git_stores(options: list[str], ws: Workspace, conversion: Conversion) -> None:
     """As after a checkout without the filter: it is not the file of the save, and git has these bytes anyway."""

@@ -88,6 +88,7 @@ def test_conversion_that_fails_costs_no_other_file(ws: Workspace) -> None:
     assert ws.read("many/file20") in (b"changed 20\r\n", b"file 20\r\n"), answer
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", [("restore", "latest"), ("recover", "--dry-run"), ("recover",)], ids=" ".join)
 def test_torn_index_costs_no_file(command: tuple[str, ...], ws: Workspace) -> None:
     """Git tells no attributes where it can't read the index."""

@@ -160,7 +160,7 @@ def tags(ws: Workspace) -> dict[str, str]:
     return {line[2:]: line[0] for line in ws.out("ls-files", "-v").splitlines() if line[0] != "H"}
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("loss", ["in place", "wiped to the base", "wiped to the tip", "files gone", "marker gone"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_flags_that_were_set_after_the_save_stay(count: int, loss: str, ws: Workspace) -> None:

@@ -21,6 +21,7 @@ def stages(ws: Workspace) -> bytes:
     return ws.git("ls-files", "-z", "--resolve-undo")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("side", ["ours", "theirs"])
 @pytest.mark.parametrize("file", [None, "b.txt", "untracked.txt"])
 def test_resolved_conflict_can_be_brought_back_after_a_wipe(side: str, file: str | None, ws: Workspace) -> None:

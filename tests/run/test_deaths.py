@@ -80,6 +80,7 @@ DEATHS: dict[str, tuple[Callable[[Started, int], None], str, int, int]] = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("death", DEATHS)
 def test_every_cause_of_death_saves_the_work(ws: Workspace, death: str, way: str) -> None:

@@ -158,6 +158,7 @@ DEEDS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("deed", "tells"), DEEDS.items(), ids=["staged", "moved", "to be added"])
 def test_early_save_of_a_part_brings_nothing_back_and_deletes_nothing(
     deed: str, tells: bool, large: Workspace, tmp_path: Path
@@ -224,6 +225,7 @@ BEFORE = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", BEFORE)
 def test_early_save_of_a_part_leaves_what_was_there_before_the_run(name: str, large: Workspace, tmp_path: Path) -> None:
     ws = large

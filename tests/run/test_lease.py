@@ -49,6 +49,7 @@ LOSSES: dict[str, Callable[[Workspace], None]] = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_run_that_lost_its_lease_takes_it_again(ws: Workspace, loss: str) -> None:
     started = Started(ws, WAYS["run"](ws, ""))

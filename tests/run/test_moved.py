@@ -44,7 +44,7 @@ def holds(ws: Workspace, kind: str, path: str) -> bool:
     return any(path in ws.out("ls-tree", "--name-only", f"{archive}^1") for archive in archives)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
 @pytest.mark.parametrize("move", [rename, move_worktree])
 @pytest.mark.parametrize("way", WAYS)

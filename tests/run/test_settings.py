@@ -24,6 +24,7 @@ BAD = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", BAD)
 def test_run_with_a_bad_setting_begins_nothing(ws: Workspace, name: str) -> None:
     ws.config(f"gitstate.{name}", BAD[name])

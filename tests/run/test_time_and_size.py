@@ -106,6 +106,7 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("what", [MEGABYTES.format(300), MANY, DEEP, SPARSE], ids=["large", "many", "deep", "sparse"])
 def test_agent_is_told_and_small_files_are_safe_before_the_rest(ws: Workspace, what: str) -> None:
     """The signal comes as soon as the agent has written: the keeper is in the middle of a checkpoint, or begins one."""

@@ -90,7 +90,7 @@ def stop(started: Started) -> None:
     started.send(signal.SIGTERM)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("way", [run, guard])
 @pytest.mark.parametrize("kill", [stop, kill_agent, kill_front])
 def test_worktrees_of_the_agent_are_saved_with_its_task(
@@ -319,7 +319,7 @@ def _staged(ws: Workspace, place: Path) -> None:
     (place / "new.txt").unlink()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("work", "added"),
     [(_clean, False), (_committed_and_merged, False), (_committed_alone, True), (_uncommitted, True), (_staged, True)],

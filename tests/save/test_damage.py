@@ -63,6 +63,7 @@ def tear(ws: Workspace, oid: str, left: int | bytes) -> None:
     path.write_bytes(path.read_bytes()[:left] if isinstance(left, int) else left)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("left", [0, 12, bytes(40), zlib.compress(b"bogus 3\0abc"), zlib.compress(b"no kind 3\0abc")])
 def test_torn_staged_object_is_rebuilt_from_the_file(ws: Workspace, left: int | bytes) -> None:
     for name in ("s", "t", "u"):

@@ -94,6 +94,7 @@ def test_early_save_of_a_part_reads_each_tree_once(ws: Workspace, monkeypatch: p
     assert {oid: asked[oid] for oid in trees} == dict.fromkeys(trees, 1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("slow", ["nothing", "status", "diff-files"])
 def test_last_save_that_has_no_time_keeps_what_the_early_one_holds(
     slow: str, ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -69,7 +69,7 @@ def on_another_branch(inner: Workspace) -> None:
     inner.git("checkout", "-q", "main")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("path", ["tmp/lib", "out", "tmp/a/b"])
 @pytest.mark.parametrize("work", [edit, add, commit, stash, on_another_branch])
 def test_work_in_an_ignored_repository_comes_back(

@@ -142,6 +142,7 @@ PROGRESS: dict[str, Callable[[Workspace], object]] = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("progress", PROGRESS)
 def test_work_that_goes_on_replaces_its_checkpoint(edited: Workspace, progress: str) -> None:
     checkpoint(edited)

@@ -33,6 +33,7 @@ exec {shutil.which("git")} "$@"
     ws.cli_env["PATH"] = f"{ws.outside}:{os.environ['PATH']}"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", [[], ["--deadline", "20"]], ids=["", "deadline"])
 @pytest.mark.parametrize("which", WHICH)
 def test_save_whose_git_was_killed_is_taken_again(which: str, options: list[str], tmp_path: Path) -> None:

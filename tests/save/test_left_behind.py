@@ -65,7 +65,7 @@ def test_file_that_the_disk_removes_at_the_second_try_is_gone(edited: Workspace,
     edited.git("add", "a.txt")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", REMOVED)
 @pytest.mark.parametrize("command", ["save", "checkpoint", "recover"])
 def test_file_that_stays_is_told_of_and_the_next_command_removes_it(edited: Workspace, name: str, command: str) -> None:
@@ -121,6 +121,7 @@ def test_index_that_a_save_kept_and_that_stays_goes_with_the_next_command(edited
     assert not kept.exists() and left(edited) == set()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("command", [("save",), ("recover",), ("doctor", "--fix")])
 def test_lock_of_an_earlier_version_goes(edited: Workspace, command: tuple[str, ...]) -> None:
     """That one cleared the journal, and nothing names the lock."""

@@ -86,7 +86,7 @@ def with_submodule(inner: Workspace, canary: Path) -> None:
 PLANTS = [with_filter, with_odd_filter, with_hooks, with_fsmonitor, with_lazy_fetch, with_submodule]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("command", ["checkpoint", "save"])
 def test_no_program_of_an_unregistered_nested_repository_runs(
@@ -254,6 +254,7 @@ WIPES: dict[str, list[tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("wipe", WIPES)
 def test_work_in_a_submodule_comes_back_after_a_wipe(wipe: str, ws: Workspace) -> None:
     sub = submodule_with_work(ws)

@@ -49,6 +49,7 @@ def _all_below(top: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in top.rglob("*")}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("lead", [_by_file, _by_link, _by_objects, _by_common_directory])
 def test_repository_elsewhere_gets_no_save_and_gives_none(
     lead: Callable[[Path, Workspace], None], ws: Workspace, other: Workspace

@@ -164,7 +164,7 @@ def act(ws: Workspace, choose: random.Random) -> str:
     return f"{verb} {name}"
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("seed", range(12))
 def test_incremental_snapshot_matches_a_full_one_after_random_work(looking: Looking, seed: int) -> None:
     choose = random.Random(seed)

@@ -39,7 +39,7 @@ BAD_VALUES = {
 ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default", "remote.other.fetch", "core.whitespace")
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "key", [pytest.param(key, marks=[] if key in ORDINARY else [pytest.mark.slow]) for key in BAD_VALUES]
 )
@@ -76,7 +76,7 @@ def test_value_that_hides_a_save_does_not_make_it_corrupt(key: str, ws: Workspac
     assert ws.gitstate("verify").exit_status == 0
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "lines",
     [
@@ -101,6 +101,7 @@ def test_bad_value_is_found_however_its_line_is_written(lines: str, ws: Workspac
     assert before.diff(fingerprint(ws.path)) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("line", ["[status] showUntrackedFiles = some", "[remote", "HEAD"])
 def test_settings_of_the_worktree_alone_hold_beside_what_is_damaged(line: str, ws: Workspace) -> None:
     """Git converts by them, and keeps those of a sparse checkout there."""

@@ -280,6 +280,7 @@ def cases() -> list[Any]:
     return found
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("place", "conversion", "change", "loss"), cases())
 def test_converted_file_comes_back(place: str, conversion: str, change: str, loss: str, tmp_path: Path) -> None:
     ws = initialized(tmp_path)
@@ -290,7 +291,7 @@ def test_converted_file_comes_back(place: str, conversion: str, change: str, los
     check_round(ws, loss, look(ws))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("autocrlf", ["false", "true"])
 def test_wip_commit_holds_what_git_add_would(place: str, autocrlf: str, tmp_path: Path) -> None:

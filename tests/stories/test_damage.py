@@ -63,7 +63,7 @@ INDEXES = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 @pytest.mark.parametrize("how", INDEXES)
 def test_files_are_saved_where_the_index_is_unreadable(how: str, loss: str, ws: Workspace) -> None:
@@ -174,7 +174,7 @@ def _damaged(ws: Workspace, what: str = "the commit of HEAD is unreadable") -> d
     return answer
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_files_are_saved_where_head_is_unreadable(how: str, broken: Workspace) -> None:
     before = files_of(broken)
@@ -200,7 +200,7 @@ def test_files_come_back_while_head_is_unreadable(broken: Workspace) -> None:
     assert files_of(broken) == before
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 @pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Workspace) -> None:

@@ -223,7 +223,7 @@ def _cases() -> list[Any]:
     ]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("how", "loss"), _cases())
 def test_damaged_git_dir(how: str, loss: Loss, damaged: Workspace) -> None:
     go_round(damaged, how, loss)
@@ -369,7 +369,7 @@ def test_missing_objects_leave_files_and_context(damaged: Workspace) -> None:
     assert damaged.out("cat-file", "-t", "HEAD^{tree}") == "tree"
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("make_other", [_make_file, os.mkfifo, _make_loop], ids=["file", "fifo", "loop"])
 @pytest.mark.parametrize("name", ["refs/gitstate", "objects/pack"])
 def test_way_is_named_where_a_save_could_stand_nowhere(name: str, make_other: Any, ws: Workspace) -> None:
@@ -546,7 +546,7 @@ def test_lost_head_of_a_linked_worktree_is_on_the_branch_that_is_left(ws: Worksp
     assert "refs/heads/linked" in hint and ", or: " not in hint
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("command", ["log", "begin task_id=T-2", "restore latest", "prune"])
 @pytest.mark.parametrize("name", ["HEAD", "packed-refs"])
 def test_command_that_git_cannot_carry_out_names_doctor(name: str, command: str, ws: Workspace) -> None:
@@ -562,7 +562,7 @@ def test_command_that_git_cannot_carry_out_names_doctor(name: str, command: str,
     assert found.exit_status == 4 and f".git/{name}" in found.text, found
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("command", ["save", "log"])
 @pytest.mark.parametrize("name", ["HEAD", "config", "objects", "refs/gitstate", "gitstate/lock"])
 def test_command_that_is_named_lets_this_user_in(name: str, command: str, ws: Workspace) -> None:

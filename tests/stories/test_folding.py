@@ -198,7 +198,7 @@ def cases() -> list[Any]:
     return found
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("case", "loss"), cases())
 def test_renamed_file_comes_back(case: str, loss: str, ws: Workspace, disk: Mounted) -> None:
     base = ws.out("rev-parse", "HEAD")

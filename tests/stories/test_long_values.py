@@ -27,7 +27,7 @@ def restored(ws: Workspace) -> dict[str, object]:
     return found
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", ["task_id", "progress_stage", "memory_refs", "note"])
 @pytest.mark.parametrize("char", ["x", "\N{PILE OF POO}", "\x01", '"'])
 def test_save_cuts_a_long_option(name: str, char: str, ws: Workspace) -> None:

@@ -46,6 +46,7 @@ def test_files_come_back_into_directories_that_may_not_be_written(mode: int, own
     assert before.diff(fingerprint(owned.path)) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mode", [0o500, 0o550, 0o554])
 def test_directory_that_a_killed_recovery_has_opened_is_closed_by_the_next(mode: int, owned: Workspace) -> None:
     owned.write("dd/x", "untracked\n")

@@ -69,7 +69,7 @@ def skip_without(program: str) -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "untracked"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("program", FILTERS)
@@ -251,7 +251,7 @@ def _drop_settings(ws: Workspace, filter_: str) -> None:
     ws.config(f"filter.{name}.required", "false")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("is_set_up", [True, False], ids=["objects", "objects and settings"])
 @pytest.mark.parametrize("wipe", WIPES)
 @pytest.mark.parametrize("filter_", KEPT)

@@ -44,7 +44,7 @@ def go_round(ws: Workspace, name: str, loss: Loss) -> list[str]:
     return before.without(saved.left_out).diff(fingerprint(ws.path).without(saved.left_out))
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", NAMES)
 def test_name_that_is_staged_costs_no_more_than_itself(ws: Workspace, name: str, loss: Loss) -> None:
@@ -56,7 +56,7 @@ def test_name_that_is_staged_costs_no_more_than_itself(ws: Workspace, name: str,
     assert all(line.startswith("index") and line.endswith("is gone") for line in differs)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", NAMES)
 def test_name_that_is_committed_costs_no_more_than_its_edit(ws: Workspace, name: str, loss: Loss) -> None:
@@ -66,6 +66,7 @@ def test_name_that_is_committed_costs_no_more_than_its_edit(ws: Workspace, name:
     assert go_round(ws, name, loss) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_file_that_is_gone_is_not_called_restored(ws: Workspace, name: str) -> None:
     ws.write(name, "committed\n")

@@ -34,6 +34,7 @@ def merged_index(earlier: Fingerprint, later: Fingerprint, *staged_later: bytes)
     return tuple(sorted([*kept, *(entry for path in staged_later for entry in entry_of(later, path))]))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("loss", [Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED], ids=lambda loss: loss.value)
 def test_recover_unwinds_a_stack_of_two_saves(ws: Workspace, loss: Loss) -> None:
     dirty(ws)
@@ -279,7 +280,7 @@ def listed(ws: Workspace) -> list[str]:
     return [item["save_id"] for item in ws.gitstate("log", "--json").json["saves"]]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("command", ["save", "checkpoint"])
 @pytest.mark.parametrize("ahead", [0, YEAR, 3600, -YEAR])
 @pytest.mark.parametrize("back", [7200, YEAR])
@@ -298,6 +299,7 @@ def test_newest_save_is_the_one_that_was_made_last_whatever_the_clock_said(
     assert ws.read("a.txt") == b"2\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("left", [b"", b"another-boot 1\n", b"\0" * 40, b"junk", None])
 def test_numbers_go_on_after_a_power_cut_took_the_file_of_the_last_one(ws: Workspace, left: bytes | None) -> None:
     """A checkpoint that no other ref holds is counted, too."""

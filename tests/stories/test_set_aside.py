@@ -44,6 +44,7 @@ def aside(ws: Workspace) -> str:
     return ref.rpartition("/")[2]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", ["pending", "recovered", "crashed"])
 def test_task_is_set_aside_and_comes_back(how: str, ws: Workspace, tmp_path: Path) -> None:
     head = ws.out("rev-parse", "HEAD")

@@ -67,6 +67,7 @@ def commit_in_it(ws: Workspace, sub: Workspace) -> None:
 MOVES = [move_to_older, move_and_stage, move_and_edit, commit_in_it]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("move", MOVES)
 def test_commit_of_a_submodule_comes_back(move: Callable[[Workspace, Workspace], None], ws: Workspace) -> None:
     move(ws, add_submodule(ws))
@@ -114,6 +115,7 @@ def carry_out(reason: str, before: str, ws: Workspace) -> None:
     subprocess.run(command, shell=True, check=True, cwd=ws.outside, env={**os.environ, "GIT_ALLOW_PROTOCOL": "file"})
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("move", MOVES)
 def test_clone_reports_the_commit_it_lacks(move: Callable[[Workspace, Workspace], None], ws: Workspace) -> None:
     move(ws, add_submodule(ws))

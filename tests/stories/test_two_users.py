@@ -76,6 +76,7 @@ def test_whatever_root_writes_belongs_to_the_owner(ws: Workspace) -> None:
     assert not_the_owners(ws) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("command", ["save", "checkpoint", "recover", "diff", "restore", "status", "prune", "begin"])
 def test_no_program_of_a_stranger_runs_as_root(ws: Workspace, command: str) -> None:
     ws.append("a")
@@ -92,6 +93,7 @@ def test_no_program_of_a_stranger_runs_as_root(ws: Workspace, command: str) -> N
         assert f"user {OWNER}; none of its filters was run" in run.stderr
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("url", ["ssh://host/path", "ext::sh -c touch% canary"])
 @pytest.mark.parametrize("command", ["push", "fetch"])
 def test_no_transport_of_a_stranger_runs_as_root(ws: Workspace, command: str, url: str) -> None:
@@ -152,6 +154,7 @@ def test_link_in_the_git_directory_of_a_stranger_is_refused(ws: Workspace, link:
     assert sorted(map(str, target.rglob("*"))) == before
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("count", ["2", "2000000000", "1", "many", "-1"])
 def test_environment_may_trust_a_directory(count: str, ws: Workspace) -> None:
     """Where a container has no file for it. Whatever else stands there does not count, and stops nothing."""

@@ -52,6 +52,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Workspace], object], str]] = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("what", ALTERATIONS)
 def test_oracle_sees_each_alteration(what: str, ws: Workspace) -> None:
     dirty(ws)

@@ -56,6 +56,7 @@ def test_a_linked_worktree_registers_itself_and_a_nested_repository_does_not(
     assert listed() == [ws.path]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", [STRANGE, os.fsdecode(b"\xff\xfe latin"), "#; section]", "-c"])
 def test_any_path_is_listed_exactly(name: str, templates: Templates, tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}{end}" for end in ("", "x")]
@@ -108,6 +109,7 @@ def test_device_named_as_git_configuration_stays_a_device(ws: Workspace, tmp_pat
     assert stat.S_ISCHR(os.lstat("/dev/null").st_mode)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("planted", ["link", "file", "fifo"])
 @pytest.mark.parametrize("place", ["gitstate", "gitstate/workspaces"])
 def test_list_is_never_kept_behind_what_is_not_a_directory(

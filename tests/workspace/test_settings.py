@@ -288,7 +288,7 @@ CASES = [(command, name, "configuration") for command, (_, bad) in COMMANDS.item
 CASES += [("run", name, "environment") for name in OF_RUN]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("command", "name", "place"), CASES, ids=[" ".join(case) for case in CASES])
 def test_bad_value_ends_a_command_before_anything_begins(ws: Workspace, command: str, name: str, place: str) -> None:
     argv, bad = COMMANDS[command]
@@ -330,6 +330,7 @@ def by_environment(ws: Workspace) -> None:
     ws.cli_env = {setting_named(name).variable: value for name, value in OF_SAVE.items()}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("spoil", [by_configuration, by_environment])
 @pytest.mark.parametrize("end", [("--signal", "TERM"), ("--exit-code", "7")])
 def test_save_of_a_trap_stands_with_the_defaults(

@@ -113,7 +113,7 @@ def test_state_file_lists_skipped_paths(ws: Workspace) -> None:
     assert [item["path_base64"] for item in save["left_out"]] == ["Zmlmby3/"]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_value_stays_data(ws: Workspace, value: str) -> None:
     expected = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -199,6 +199,7 @@ def test_planted_symlink_is_not_followed(ws: Workspace) -> None:
     assert state_of(ws)["status"] == "interrupted"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("theirs", [b"[]", b"\xff", b"[" * 100_000, b'{"mine": 1}'], ids=lambda data: repr(data[:9]))
 def test_foreign_file_of_that_name_is_kept_and_saved(ws: Workspace, theirs: bytes) -> None:
     ws.write("active_state.json", theirs)
