@@ -166,6 +166,8 @@ def test_failed_checkpoint_of_an_agents_hook_is_reported_by_doctor(ws: Workspace
     refs.write_text("a file where a directory has to go")
     ws.write("new", "new\n")
     stop_event()
+    # The agent has gone on meanwhile.
+    wait_until(reported, "the checkpoint that fails")
     (what,) = reported()
     assert what.startswith("an agent's hook took no checkpoint: Stop: ")
     refs.unlink()
