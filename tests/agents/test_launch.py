@@ -63,6 +63,8 @@ def test_foreign_command_line_in_a_context_is_not_used(line: str) -> None:
         ("codex resume abc", "--no-daemon"),
         ("codex exec x", None),
         ("codex -m gpt-5 exec x", None),
+        ("codex h", "--no-daemon"),
+        ("codex help exec", None),
         ("codex --no-daemon", None),
         ("codex --help", None),
         ("codex login", None),

@@ -55,7 +55,7 @@ _OTHERS = frozenset(
         *("exec", "e", "review", "login", "logout", "mcp", "plugin", "mcp-server"),
         *("app-server", "remote-control", "app", "completion", "update", "doctor", "sandbox", "debug"),
         *("apply", "a", "archive", "delete", "unarchive", "cloud", "exec-server", "features"),
-        *("help"),
+        "help",
     )
 )
 
