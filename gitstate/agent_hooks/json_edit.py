@@ -120,16 +120,38 @@ def insert(text: str, container: Node, key: str | None, value: Json, indent: str
 
 
 def remove(text: str, container: Node, place: int) -> str:
-    """The text without the item at index `place` of an object or array, and without its comma."""
+    """The text without the item at index `place` of an object or array, and without its comma; comments stay."""
     _, begin, node = container.items[place]
     if place > 0:
         former = container.items[place - 1].node.end
         comma = _skip(text, former)
-        gap = text[former:comma] + text[comma + 1 : begin]
-        return text[:former] + gap.rstrip() + text[node.end :]
+        return _joined(text[:comma] + text[comma + 1 : begin], text[node.end :])
+    behind = _without_comma(text, node.end)
     if len(container.items) > 1:
-        return text[:begin] + text[container.items[1].start :]
-    rest = _skip(text, node.end)
-    end = rest + 1 if text[rest : rest + 1] == "," else node.end
-    before, after = text[container.start + 1 : begin].rstrip(), text[end : container.end - 1].strip()
-    return text[: container.start + 1] + before + after + text[container.end - 1 :]
+        following = container.items[1].start - len(text)
+        return text[:begin] + behind[:following].lstrip() + text[following:]
+    if is_alone(text, container):
+        return text[: container.start + 1] + text[container.end - 1 :]
+    return _joined(text[:begin], behind)
+
+
+def is_alone(text: str, container: Node) -> bool:
+    """Whether an object or array holds one item, and no comment beside it."""
+    if len(container.items) != 1:
+        return False
+    _, begin, node = container.items[0]
+    inside = _without_comma(text[: container.end - 1], node.end)
+    return not (text[container.start + 1 : begin].strip() or inside.strip())
+
+
+def _without_comma(text: str, at: int) -> str:
+    """What follows the value that ends there, without its comma."""
+    comma = _skip(text, at)
+    return text[at:comma] + text[comma + 1 :] if text[comma : comma + 1] == "," else text[at:]
+
+
+def _joined(before: str, after: str) -> str:
+    """Two parts of a text without the blanks between them; a comment to the end of its line takes nothing in."""
+    before = before.rstrip()
+    line = before[before.rfind("\n") + 1 :]
+    return before + ("\n" if "//" in line and not after.startswith(("\n", "\r")) else "") + after

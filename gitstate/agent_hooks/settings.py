@@ -166,11 +166,15 @@ def _without_entry(text: str, root: json_edit.Node, entry: JsonEntry) -> str:
     events = root.item("hooks")
     groups = events.item(event) if events is not None else None
     assert events is not None and groups is not None, "the entry was found there"
-    if len(entry.hooks.items) > 1:
+    if not json_edit.is_alone(text, entry.hooks):
         return json_edit.remove(text, entry.hooks, number)
-    if len(groups.items) > 1:
+    if not json_edit.is_alone(text, groups):
         return json_edit.remove(text, groups, place)
-    if len(events.items) > 1:
+    return _without_event(text, root, events, event)
+
+
+def _without_event(text: str, root: json_edit.Node, events: json_edit.Node, event: str) -> str:
+    if not json_edit.is_alone(text, events):
         return json_edit.remove(text, events, _place_of_key(events, event))
     return json_edit.remove(text, root, _place_of_key(root, "hooks"))
 
@@ -296,12 +300,10 @@ class FlatSettings:
             event, number, _ = entries[-1]
             hooks = events.item(event)
             assert hooks is not None, "the entry was found there"
-            if len(hooks.items) > 1:
-                text = json_edit.remove(text, hooks, number)
-            elif len(events.items) > 1:
-                text = json_edit.remove(text, events, _place_of_key(events, event))
+            if json_edit.is_alone(text, hooks):
+                text = _without_event(text, root, events, event)
             else:
-                text = json_edit.remove(text, root, _place_of_key(root, "hooks"))
+                text = json_edit.remove(text, hooks, number)
 
     def commands(self, text: str) -> list[str]:
         """See SettingsFormat."""

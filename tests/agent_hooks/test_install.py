@@ -121,6 +121,16 @@ def test_uninstall_keeps_settings_changed_since_install(agent: str, hermetic: Pa
     assert path.read_text() == second + first.removeprefix("{")
 
 
+@pytest.mark.parametrize("text", ["{\n  // mine\n}\n", '{\n  "hooks": {\n    // mine\n  }\n}\n'])
+def test_comment_in_settings_changed_since_install_is_kept(text: str, hermetic: Path, repo: Workspace) -> None:
+    path = hermetic / FILES["gemini"]
+    repo.write(str(path), text)
+    gitstate(repo, "install", "--agent", "gemini")
+    path.write_text(path.read_text().replace("// mine", "// mine, and changed"))
+    gitstate(repo, "uninstall", "--agent", "gemini")
+    assert path.read_text() == text.replace("// mine", "// mine, and changed")
+
+
 def test_uninstall_works_after_kimi_rewrote_its_settings(hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES["kimi"]
     repo.write(str(path), 'model = "k2"\n')

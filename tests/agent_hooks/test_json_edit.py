@@ -50,3 +50,19 @@ def test_comments_and_text_around_an_item_are_kept() -> None:
     hooks = json_edit.parse(edited).item("hooks")
     assert hooks is not None and hooks.value["Stop"] == [1]
     assert json_edit.remove(edited, hooks, 1) == COMMENTED
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('{\n  // mine\n  "hooks": 1\n}\n', "{\n  // mine\n}\n"),
+        ('{\n  // mine\n  "hooks": 1 }', "{\n  // mine\n }"),
+        ('{\n  "hooks": 1, // ours\n  /* mine */ "b": 2\n}\n', '{\n  // ours\n  /* mine */ "b": 2\n}\n'),
+        ('{\n  "a": 1, // mine\n  "hooks": 1, "b": 2\n}\n', '{\n  "a": 1 // mine\n, "b": 2\n}\n'),
+        ('{\n  "hooks": 1, // mine\n}\n', "{ // mine\n}\n"),
+    ],
+)
+def test_comments_beside_an_item_that_is_removed_are_kept(text: str, left: str) -> None:
+    root = json_edit.parse(text)
+    assert json_edit.remove(text, root, [item.key for item in root.items].index("hooks")) == left
+    json_edit.parse(left)
