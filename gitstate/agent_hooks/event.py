@@ -128,13 +128,19 @@ def removed_worktree(value: Mapping[str, Json]) -> str | None:
     return path if is_path and isinstance(path, str) and os.path.isdir(path) else None
 
 
+def project_directory(agent: Agent) -> str | None:
+    """Where the session of this hook began, as its agent tells; None where it does not."""
+    path = os.environ.get(agent.project_variable) if agent.project_variable else None
+    return path if path and path.startswith("/") and len(path) <= _MAX_TEXT and os.path.isdir(path) else None
+
+
 def context_values(agent: Agent, data: EventData) -> dict[str, str]:
-    """What an event tells of the context, as `save` takes it."""
+    """What an event tells of the context, as `save` takes it. A session is continued where it began."""
     found = {
         "agent": agent.name,
         "session_id": data.session_id,
         "transcript_path": data.transcript_path,
-        "agent_cwd": data.directory,
+        "agent_cwd": project_directory(agent) or data.directory,
         "progress_stage": os.environ.get("GITSTATE_PROGRESS_STAGE"),
     }
     return {name: value for name, value in found.items() if value}

@@ -39,7 +39,16 @@ from ..workspace.live_context import (
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from .background import failed, has_work, in_order, take_before, take_now, work
 from .command_line import argv_values, session_mark
-from .event import EventData, context_values, destroying_command, event_of, parse_event, read_event, removed_worktree
+from .event import (
+    EventData,
+    context_values,
+    destroying_command,
+    event_of,
+    parse_event,
+    project_directory,
+    read_event,
+    removed_worktree,
+)
 from .memory import (
     CHECKPOINT_AT_ONCE,
     HookMemory,
@@ -86,27 +95,51 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
     value = read_event(0)
     data = parse_event(value, agent.payload)
     event = agent.event(data.name)
+    home, visited = _home_and_visited(agent, data)
     if event is not None and event.meaning in ("before_tool", "worktree_end"):
-        _before(event, value, data)
+        _before(event, value, data, home)
         return ""
-    repository = _opened(data.directory or os.getcwd())
-    if repository is None:
-        return ""
-    with in_order(repository):
-        _handle_queue(repository)
-        owner = session_owner(agent)
-        if is_inside(repository, owner, data):
-            answer = _handle_guest(repository, agent, data, safe)
-        else:
-            answer = _handle(repository, agent, data, value, owner, safe)
-    if event is not None and event.meaning == "session_end":
-        take_now(repository, event.deadline, (event.deadline or event.timeout) / 2)
-    elif has_work(repository):
-        in_background(lambda: work(repository, lambda _: None))
+    answer = ""
+    for repository in (home, visited):
+        if repository is None:
+            continue
+        with in_order(repository):
+            _handle_queue(repository)
+            owner = session_owner(agent)
+            if repository is visited:
+                _handle_guest(repository, agent, data, safe)
+                # The first repository has to know of each event; a command that destroys nothing still waits for none.
+                write_known(repository, agent, data, queues=False)
+            elif is_inside(repository, owner, data):
+                answer = _handle_guest(repository, agent, data, safe)
+            else:
+                answer = _handle(repository, agent, data, value, owner, safe)
+    for repository in (home, visited):
+        if repository is not None and event is not None and event.meaning == "session_end":
+            seconds = (event.deadline or event.timeout) / (2 if visited is None else 4)
+            take_now(repository, event.deadline and min(event.deadline, 2 * seconds), seconds)
+        elif repository is not None and has_work(repository):
+            _work_in_background(repository)
     return answer
 
 
-def _before(event: HookEvent, value: Mapping[str, Json], data: EventData) -> None:
+def _work_in_background(repository: Repository) -> None:
+    in_background(lambda: work(repository, lambda _: None))
+
+
+def _home_and_visited(agent: Agent, data: EventData) -> tuple[Repository | None, Repository | None]:
+    """The repository in which the session began, and another one in which its shell is, if it is in another.
+
+    Whatever the agent does there, the first one holds its context, its turn and its end.
+    """
+    here, project = _opened(data.directory or os.getcwd()), project_directory(agent)
+    home = None if project is None or project == data.directory else _opened(project)
+    if home is None or (here is not None and here.own == home.own):
+        return here, None
+    return home, here
+
+
+def _before(event: HookEvent, value: Mapping[str, Json], data: EventData, home: Repository | None) -> None:
     """Take a checkpoint before a command that destroys, or before a worktree goes; nothing before any other tool.
 
     The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
@@ -123,7 +156,7 @@ def _before(event: HookEvent, value: Mapping[str, Json], data: EventData) -> Non
     if command is not None:
         from .threatened import threatened_worktrees
 
-        for top in threatened_worktrees(repository, command, directory):
+        for top in threatened_worktrees(repository, command, directory, home):
             other = _opened(os.fsdecode(top))
             if other is not None:
                 take_before(other, event, deadline.part(2 / 3))

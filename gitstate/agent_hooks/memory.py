@@ -170,24 +170,25 @@ def date_stamp(repository: Repository, memory: HookMemory) -> None:
         os.utime(os.path.join(repository.own, _STAMP_FILE), ns=(due, due))
 
 
-def write_known(repository: Repository, agent: Agent, data: EventData) -> None:
+def write_known(repository: Repository, agent: Agent, data: EventData, *, queues: bool = True) -> None:
     """Let the command's script queue the events that need no answer, and give the agent back at once.
 
     They must be of the same agent, session, directory and stage as this one: those lines come first. After an empty
     line stand the events, one of which must be in the text. After another one stand those of a command that is about to
-    run: nothing becomes of one that does not destroy files.
+    run: nothing becomes of one that does not destroy files. `queues` is false where no event is to be queued.
     """
     from ..orders.events import make_queue
 
     keys = agent.payload
     opens = '["' if keys.names_many_directories else '"'
     same = [f'"{keys.session_id}":"{data.session_id}"', f'"{keys.directory}":{opens}{data.directory}"']
-    names = [event.name for event in agent.events if is_queued(event) and event.name != agent.briefing.event]
+    queued = [event.name for event in agent.events if is_queued(event) and event.name != agent.briefing.event]
+    names = queued if queues else []
     before = [event.name for event in agent.events if event.meaning == "before_tool"]
     stage = os.environ.get("GITSTATE_PROGRESS_STAGE", "")
     if data.session_id is None or data.directory is None:
         return
-    if not names or not all(_is_plain(text) for text in (data.session_id, data.directory, stage)):
+    if not queued or not all(_is_plain(text) for text in (data.session_id, data.directory, stage)):
         remove_known(repository)
         return
     lines = [agent.name, stage, *same]

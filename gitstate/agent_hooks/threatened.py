@@ -9,19 +9,23 @@ from ..git.repository import Repository
 from .destroying import named_paths
 
 
-def threatened_worktrees(repository: Repository, command: str, directory: str) -> list[bytes]:
+def threatened_worktrees(
+    repository: Repository, command: str, directory: str, home: Repository | None = None
+) -> list[bytes]:
     """The tops of the worktrees beside this one in which a command that runs in `directory` may destroy files.
 
     Those that it names, that a named path is in, or that are in a named directory. Where it removes worktrees and names
-    none of them, it may be any.
+    none of them, it may be any. `home` is the repository in which the session began, and counts as one of them.
     """
     tops = [linked.toplevel for linked in linked_worktrees(repository.common_dir)]
+    own = os.path.realpath(repository.toplevel)
+    above = os.path.dirname(os.path.realpath(repository.common_dir))
+    if tops and os.path.isdir(os.path.join(above, b".git")):
+        tops.append(above)
+    if home is not None and os.path.realpath(home.toplevel) != own:
+        tops += [own, os.path.realpath(home.toplevel)]
     if not tops:
         return []
-    above = os.path.dirname(os.path.realpath(repository.common_dir))
-    if os.path.isdir(os.path.join(above, b".git")):
-        tops.append(above)
-    own = os.path.realpath(repository.toplevel)
     words = named_paths(command)
     paths = {path for word in words if (path := _real_path(directory, word)) is not None}
     found = {_innermost(path, tops) for path in paths}

@@ -226,6 +226,9 @@ class Agent(Record):
     sessions: Sessions
     stop: StopRule = StopRule()
     payload: Payload = Payload()
+    project_variable: str | None = None
+    """The variable in a hook's environment that names the directory in which the session began, where its shell may go
+    elsewhere: `directory` of the payload is where that is. None: it stays, or nothing tells."""
     shared_with: tuple[str, ...] = ()
     """Arguments of its program with which one process serves several sessions, so that it belongs to none of them."""
     outlives_runs: tuple[str, ...] = ()

@@ -49,6 +49,8 @@ AGENT = Agent(
     ),
     settings=HookSettings(_HOME, "settings.json", async_key="async"),
     refused=_refused,
+    # A `cd` of its shell stays, and so does the directory of a worktree that it enters.
+    project_variable="CLAUDE_PROJECT_DIR",
     briefing=Briefing("SessionStart"),
     sessions=Sessions(
         resume=("claude", "{options}", "--resume", "{id}"),
