@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 
+from ..agents.base import ARGV_KEY
 from ..agents.registry import agent_named, agent_names, session_owner
 from ..errors import GitstateError, words_of
 from ..format import names
@@ -214,18 +215,23 @@ def _handle(
     answer = ""
     try:
         values = context_values(agent, data)
-        memory = memory._replace(values=values)
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
         memory = _note_turn(repository, agent, meaning, memory, value)
         is_shared = safe is not None and keep_owner(repository, agent, meaning, owner)
         pending = _pending(repository)
+        ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
         if pending is None and not (safe is None and _has_ended(repository, data)):
-            ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
+            live, _ = read_live_context(repository)
+            is_alone = owner is not None and not is_shared
+            memory = memory._replace(displaced={}) if is_alone else _note_displaced(memory, live, data, owner)
             if safe is not None:
-                live, _ = read_live_context(repository)
                 values |= argv_values(agent, data, live, begins=meaning == "session_start")
+            # Whose a queued event is can't be told any more: those before it have told.
+            if ends and memory.displaced:
+                values, is_shared = {**memory.displaced}, True
             keep_context(repository, values, meaning, ends=ends and not is_shared)
+        memory = memory._replace(values=values, ended=data.session_id if ends else memory.ended)
         if meaning == "session_start":
             from ..agents.launch import write_search_path
 
@@ -234,7 +240,7 @@ def _handle(
             answer = _briefing(repository, agent, pending, safe)
             memory = memory._replace(briefed=session_mark(agent, data))
         memory = _counted(repository, memory, data, meaning)
-        if owner is not None:
+        if owner is not None and not (is_shared and memory.displaced):
             known = Process(0, None) if meaning == "session_end" else owner
             memory = memory._replace(session_pid=known.pid, session_start=known.start)
         if not write_memory(repository, memory):
@@ -252,6 +258,22 @@ def _handle(
         problem = text_to_json(f"{data.name}: {words_of(error)}")[:300]
         _note_problem(repository, failed(memory, problem), safe)
     return answer
+
+
+def _note_displaced(memory: HookMemory, live: Context, data: EventData, owner: Process | None) -> HookMemory:
+    """Note what the context tells of another session, before an event of this one takes its place.
+
+    Where this one ends while that one works on, the context is that of the one to be continued again.
+    """
+    if memory.displaced.get("session_id") == data.session_id:
+        return memory._replace(displaced={})
+    around = Process(memory.session_pid, memory.session_start)
+    is_other = live.session_id not in (None, memory.ended, data.session_id) and around != owner
+    if memory.displaced or not is_other or not around.pid or not process.is_alive(around):
+        return memory
+    extra = {name: live.extra.get(name) for name in ("transcript_path", "agent_cwd", ARGV_KEY)}
+    told = {"agent": live.agent, "session_id": live.session_id, **extra}
+    return memory._replace(displaced={name: text if isinstance(text, str) else "" for name, text in told.items()})
 
 
 def is_inside(repository: Repository, owner: Process | None, data: EventData) -> bool:
@@ -364,8 +386,8 @@ def _note_turn(
 def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None, owner: Process | None) -> bool:
     """Write down the agent's process as the owner of the workspace, until its session ends (no-op if it is there).
 
-    A run that holds the lease, and another agent that still runs, stay on record. Returns whether such an agent does
-    that has not started this one.
+    A run that holds the lease, and another agent that still runs, stay on record. Returns whether one of them does that
+    has not started this one.
     """
     who = lease.presence(repository)
     known = who.holder
@@ -377,7 +399,7 @@ def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None, ow
             lease.clear_holder(repository, known)
     elif not who.live:
         lease.write_holder(repository, lease.this_holder("owner", owner, agent=agent.name))
-    return who.live and not mine and not who.ours and known is not None and known.kind == "owner"
+    return who.live and not mine and not who.ours and known is not None
 
 
 # -- the context

@@ -62,6 +62,10 @@ class HookMemory(Record):
     """When that process started, as `process_start` tells."""
     values: Mapping[str, str] = {}
     """What the last event told of the context: a checkpoint for it may be taken by the process of an earlier one."""
+    ended: str | None = None
+    """The session that ended last."""
+    displaced: Mapping[str, str] = {}
+    """What the context told of a session that works on, while one beside it stands there; empty where none does."""
 
 
 def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -> bool:
@@ -99,8 +103,9 @@ def _read_memory(own: bytes) -> HookMemory:
         found = value.get(name)
         return found if isinstance(found, str) else None
 
-    told = value.get("values")
-    values = told if isinstance(told, dict) else {}
+    def texts(name: str) -> dict[str, str]:
+        found = value.get(name)
+        return {key: word for key, word in found.items() if isinstance(word, str)} if isinstance(found, dict) else {}
 
     return HookMemory(
         number("last_ns"),
@@ -116,7 +121,9 @@ def _read_memory(own: bytes) -> HookMemory:
         number("done"),
         number("session_pid"),
         text("session_start"),
-        {name: word for name, word in values.items() if isinstance(word, str)},
+        texts("values"),
+        text("ended"),
+        texts("displaced"),
     )
 
 

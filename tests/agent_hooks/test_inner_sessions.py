@@ -84,9 +84,10 @@ def test_agent_that_starts_itself_again_has_one_session(repo: Workspace) -> None
     assert (state_file(repo)["session_id"], state_file(repo)["status"]) == ("s-1", "finished")
 
 
-def test_end_of_a_session_beside_another_does_not_finish_the_work(repo: Workspace) -> None:
-    """Two agents in one workspace, neither of which has started the other."""
-    other = agent(repo, begun(repo, "s-2"), hook(repo, "SessionEnd", "s-2"), file="other.sh")
+@pytest.mark.parametrize(("beside", "ends"), [("codex", "SessionEnd"), ("kimi", "Stop")])
+def test_end_of_a_session_beside_another_does_not_finish_the_work(repo: Workspace, beside: str, ends: str) -> None:
+    """Two agents in one workspace, neither of which has started the other: the first one is continued."""
+    other = agent(repo, begun(repo, "s-2", beside), hook(repo, ends, "s-2", beside), name=beside, file="other.sh")
     ready, done = repo.outside / "ready", repo.outside / "done"
     waits = f"touch {ready}; until [ -e {done} ]; do sleep 0.05; done\n"
     env = {**os.environ, **repo.cli_env}
@@ -100,4 +101,13 @@ def test_end_of_a_session_beside_another_does_not_finish_the_work(repo: Workspac
         first.wait(60)
     wait_until(lambda: hooks_are_done(repo.git_dir), "what the hooks have begun")
     gitstate(repo, "recover")
-    assert state_file(repo)["status"] == "recovered"
+    assert (state_file(repo)["session_id"], state_file(repo)["status"]) == ("s-1", "recovered")
+
+
+def test_session_that_was_killed_earlier_does_not_take_the_place_of_one_that_ends(repo: Workspace) -> None:
+    run_agent(repo, begun(repo, "s-1"), "kill -9 $$\n")
+    with subprocess.Popen(["sleep", "600"]) as loop:
+        gitstate(repo, "begin", "--owner-pid", str(loop.pid), "--session-id", "s-1")
+        run_agent(repo, begun(repo, "s-2"), hook(repo, "SessionEnd", "s-2"))
+        loop.kill()
+    assert state_file(repo)["session_id"] == "s-2"
