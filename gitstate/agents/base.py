@@ -162,11 +162,13 @@ class Database(Record):
     import_file: str
     """What the agent's own import reads, relative to `home`, with `{id}`."""
     load: tuple[str, ...]
-    """The command that brings a session into the database again; `{file}` stands for `import_file`."""
-    holds: Callable[[str, str], bool]
-    """From the agent's own directory and a session id: whether the session is in the database."""
+    """The command that brings a session into the database again, to work in the directory in which it runs; `{file}`
+    stands for `import_file`."""
+    holds: Callable[[str, str, str | None], bool]
+    """From the agent's own directory, a session id and a directory: whether the session is in the database, and works
+    in that directory (None: in any)."""
     export: Callable[[str, str, str], None]
-    """From the same two and the path of the copy: bring the copy up to date. Raises OSError, ValueError."""
+    """From the first two and the path of the copy: bring the copy up to date. Raises OSError, ValueError."""
     pack: Callable[[bytes], bytes | None]
     """From the text of a copy: the text of `import_file`; None where the copy holds no session."""
 

@@ -37,24 +37,32 @@ def resume_command(context: Context, environ: Mapping[str, str], prompt: str | N
         return None
     from .launch import Launch
 
-    directory = context.extra.get("agent_cwd")
-    if not isinstance(directory, str) or not os.path.isdir(directory):
-        directory = context.workspace_path or "."
-    commands = [["cd", directory], *([] if load is None else [load]), Launch(agent, context).resume(session, prompt)]
+    commands = [
+        ["cd", _directory(context)],
+        *([] if load is None else [load]),
+        Launch(agent, context).resume(session, prompt),
+    ]
     return " && ".join(" ".join(map(quote, words)) for words in commands)
+
+
+def _directory(context: Context) -> str:
+    """Where the session is continued."""
+    directory = context.extra.get("agent_cwd")
+    is_there = isinstance(directory, str) and "\0" not in directory and os.path.isdir(directory)
+    return directory if is_there and isinstance(directory, str) else context.workspace_path or "."
 
 
 def load_command(context: Context, environ: Mapping[str, str]) -> list[str] | None:
     """The command that brings the session back into its agent's database, before it can be continued.
 
-    None where it is there, where nothing is kept of it, or where the agent has no database.
+    None where it is there and works in this directory, where nothing is kept of it, or where the agent has no database.
     """
     agent, session = agent_named((context.agent or "").lower()), context.session_id
     database = None if agent is None else agent.sessions.database
     if agent is None or database is None or session is None or not is_session_id(session):
         return None
     file = database.path(environ, database.import_file, session)
-    if not os.path.isfile(file) or database.holds(database.home.path(environ), session):
+    if not os.path.isfile(file) or database.holds(database.home.path(environ), session, _directory(context)):
         return None
     from .launch import Launch
 
@@ -64,7 +72,7 @@ def load_command(context: Context, environ: Mapping[str, str]) -> list[str] | No
 def _exists(agent: Agent, context: Context, session: str, environ: Mapping[str, str]) -> bool:
     database = agent.sessions.database
     if database is not None:
-        return database.holds(database.home.path(environ), session)
+        return database.holds(database.home.path(environ), session, None)
     return _is_file(context.extra.get("transcript_path")) or any(
         path_exists(transcript.home.path(environ), transcript.pattern.format(id=session))
         for transcript in agent.sessions.transcripts

@@ -63,7 +63,7 @@ def give_back(
                 os.environ,
                 fetched=remote is not None,
             )
-            written = _Writer(repository, reader, kept, tree, place).write()
+            written = _Writer(repository, reader, kept, tree, place, directory).write()
     except (GitstateError, OSError) as error:
         why = words_of(error)
         return GivenBack(_elsewhere(context, was, remote, directory), f"its conversation was not given back: {why}")
@@ -137,12 +137,15 @@ def _longest(
 class _Writer:
     """Writes the files of one conversation."""
 
-    def __init__(self, repository: Repository, reader: ObjectReader, kept: Kept, tree: Oid, place: Place) -> None:
+    def __init__(
+        self, repository: Repository, reader: ObjectReader, kept: Kept, tree: Oid, place: Place, directory: str
+    ) -> None:
         self.repository = repository
         self.reader = reader
         self.kept = kept
         self.tree = tree
         self.place = place
+        self.directory = directory
 
     def write(self) -> list[str]:
         """Write what is missing or damaged; returns the paths that were written."""
@@ -159,10 +162,10 @@ class _Writer:
         return written + self._for_import()
 
     def _for_import(self) -> list[str]:
-        """Write what the agent's own import reads, where its database lacks the session."""
+        """Write what the agent's own import reads, where its database lacks the session, or has it elsewhere."""
         agent = agent_named(self.kept.agent.lower())
         database = None if agent is None else agent.sessions.database
-        if database is None or database.holds(self.place.root, self.kept.session_id):
+        if database is None or database.holds(self.place.root, self.kept.session_id, self.directory):
             return []
         path = os.path.join(self.place.root, self.place.transcript)
         text = database.pack(files.read_limited(os.fsencode(path), MOST_BYTES) or b"")

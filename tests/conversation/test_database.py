@@ -136,6 +136,16 @@ def test_command_imports_first_only_where_the_database_lacks_the_session(databas
     assert load_command(context, environ) == imported.split()
 
 
+def test_session_of_a_workspace_that_was_moved_is_imported_there(database: Database) -> None:
+    """The database has it in the directory of before, where nothing is any more."""
+    assert database.ws.gitstate("save").exit_status == 0
+    moved = database.ws.path.with_name("moved")
+    database.ws.path.rename(moved)
+    done = database.ws.gitstate("recover", path=moved)
+    assert done.exit_status == 0
+    assert f"cd {moved} && opencode import {database.import_file} && opencode -s {SESSION}" in str(done)
+
+
 def test_other_sessions_and_credentials_are_not_kept(database: Database) -> None:
     database.add_session("ses_other", "another")
     database.say("msg_9", "of the other session", session="ses_other")

@@ -316,5 +316,5 @@ def test_line_joins_those_that_other_agents_add_meanwhile(
     monkeypatch.setattr(Worktree, "look", after_another)
     with ObjectReader(repository.git) as reader:
         kept = Kept("claude", SESSION, str(tmp_path), "t.jsonl", str(ws.path))
-        _Writer(repository, reader, kept, "", Place(str(tmp_path), "t.jsonl"))._list("sessions", b"mine\n")
+        _Writer(repository, reader, kept, "", Place(str(tmp_path), "t.jsonl"), "/w")._list("sessions", b"mine\n")
     assert sorted(listed.read_bytes().splitlines()) == sorted([b"one", b"mine", *(line.strip() for line in added)])

@@ -97,7 +97,7 @@ def _open(root: str) -> sqlite3.Connection:
     return database
 
 
-def _holds(root: str, session: str) -> bool:
+def _holds(root: str, session: str, directory: str | None) -> bool:
     import sqlite3
 
     try:
@@ -105,11 +105,17 @@ def _holds(root: str, session: str) -> bool:
     except (OSError, ValueError):
         return False
     try:
-        return database.execute("SELECT 1 FROM session WHERE id = ?", (session,)).fetchone() is not None
+        row = database.execute("SELECT * FROM session WHERE id = ?", (session,)).fetchone()
+        return row is not None and (directory is None or _is_same(dict(row).get("directory"), directory))
     except sqlite3.Error:
         return False
     finally:
         database.close()
+
+
+def _is_same(path: object, other: str) -> bool:
+    """Whether both are one directory; what is no path tells nothing."""
+    return not isinstance(path, str) or "\0" in path or os.path.realpath(path) == os.path.realpath(other)
 
 
 def _export(root: str, session: str, copy: str) -> None:
