@@ -295,7 +295,10 @@ def place_for(
         here = sessions.place(root, transcript, directory)
     rewrites = []
     if sessions.names_directory and (directory != was or (old, transcript) != (root, here)):
-        pairs = ((os.path.join(old, transcript), os.path.join(root, here)), (was, directory))
+        pairs = [(os.path.join(old, transcript), os.path.join(root, here)), (was, directory)]
+        if transcript.count("/") == here.count("/"):
+            # The name of the directory that holds the sessions of one project: some agents write it down alone.
+            pairs += zip(transcript.split("/")[-2:-1], here.split("/")[-2:-1], strict=True)
         rewrites = [(os.fsencode(a), os.fsencode(b)) for a, b in pairs if a != b]
     lists = () if sessions.lists is None else sessions.lists(root, here, directory)
     return Place(root, here, lists, tuple(rewrites))

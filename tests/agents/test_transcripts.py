@@ -47,6 +47,19 @@ def test_transcript_is_found_and_has_a_place_elsewhere(
     assert place_for(record, str(home), transcript, "/old", "/new/w", environ).transcript == there
 
 
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("My.Shop (1)", "my.shop-1"), ("a - b", "a---b"), ("\u00fc", "workspace"), ("A" * 39 + "-b", "a" * 39)],
+)
+def test_kimi_finds_a_session_by_another_name_of_its_directory(name: str, slug: str) -> None:
+    directory = f"/new/{name}"
+    place = place_for(agent_named("kimi"), "/h", f"sessions/wd_old_1/{SESSION}", "/old", directory, {})
+    hashed = hashlib.sha256(directory.encode()).hexdigest()[:12]
+    assert place.transcript == f"sessions/wd_{slug}_{hashed}/{SESSION}"
+    # Its record of the session names that, too.
+    assert (b"wd_old_1", f"wd_{slug}_{hashed}".encode()) in place.rewrites
+
+
 def test_home_of_another_host_is_exchanged_for_the_one_of_here(tmp_path: Path) -> None:
     claude = agent_named("claude")
     place = place_for(claude, "/home/other/.claude", "projects/-w/x.jsonl", "/w", "/w", {"HOME": str(tmp_path)})

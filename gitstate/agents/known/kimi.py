@@ -17,9 +17,17 @@ _FILES = ("agents/main/wire.jsonl", "state.json")
 
 def _place(root: str, transcript: str, directory: str) -> str:
     """Kimi Code keeps sessions by the directory of the work: its name, and a hash of its path."""
-    name = os.path.basename(directory.rstrip("/")) or "root"
-    hashed = digest("sha256", os.fsencode(directory)).hexdigest()[:12]
-    return f"sessions/wd_{name}_{hashed}/{os.path.basename(transcript)}"
+    path = directory.rstrip("/")
+    hashed = digest("sha256", os.fsencode(path)).hexdigest()[:12]
+    return f"sessions/wd_{_slug(os.path.basename(path))}_{hashed}/{os.path.basename(transcript)}"
+
+
+def _slug(name: str) -> str:
+    """Its `slugifyWorkDirName`."""
+    import re
+
+    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-")[:40].strip("-")
+    return "workspace" if slug in ("", ".", "..") else slug
 
 
 def _lists(root: str, transcript: str, directory: str) -> tuple[tuple[str, bytes], ...]:
