@@ -48,6 +48,25 @@ def test_transcript_is_found_and_has_a_place_elsewhere(
 
 
 @pytest.mark.parametrize(
+    ("known", "owners", "there"),
+    [
+        ("/else/w", {"tmp/w": "/old/w", "history/w-1": "/else/w"}, "w-3"),
+        ("/else/w", {"tmp/w": "/old/w", "tmp/w-7": "/new/w"}, "w-7"),
+        ("/new/w", {"tmp/w": "/old/w"}, "w-2"),
+        ("/new/w", {"tmp/w-2": "/new/w\n/old/w"}, "w"),
+    ],
+)
+def test_name_of_another_project_is_not_taken(known: str, owners: dict[str, str], there: str, tmp_path: Path) -> None:
+    for name, owner in owners.items():
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / ".project_root").write_text(owner)
+    (tmp_path / "projects.json").write_text(f'{{"projects": {{"{known}": "w-2", "/x": 1}}}}')
+    place = place_for(agent_named("gemini"), str(tmp_path), "tmp/w/chats/x.json", "/old/w", "/new/w", {})
+    assert place.transcript == f"tmp/{there}/chats/x.json"
+    assert place.lists == ((f"tmp/{there}/.project_root", b"/new/w"),)
+
+
+@pytest.mark.parametrize(
     ("name", "slug"),
     [("My.Shop (1)", "my.shop-1"), ("a - b", "a---b"), ("\u00fc", "workspace"), ("A" * 39 + "-b", "a" * 39)],
 )

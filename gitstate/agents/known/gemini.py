@@ -7,23 +7,65 @@ import os
 from ...errors import BadJson
 from ...system.files import read_limited
 from ...system.jsonio import loads
+from ...system.stdlib import suppress
 from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, StopRule, Transcript
 
 _HOME = Home(".gemini")
 _MAX_PROJECTS = 4 << 20
+#: What it keeps by project.
+_KINDS = ("tmp", "history")
 
 
 def _slug(root: str, directory: str) -> str:
-    """The name that Gemini gives to a project: the one in projects.json, else one made of the directory's name."""
+    """The name that Gemini gives to a project, as its `ProjectRegistry` does: each belongs to one directory.
+
+    The one in projects.json, else the one whose directory of sessions says so, else the first free one.
+    """
     data = read_limited(os.path.join(os.fsencode(root), b"projects.json"), _MAX_PROJECTS)
     try:
-        name = loads(data, _MAX_PROJECTS, "projects.json")["projects"][directory]
-        if isinstance(name, str) and name and "/" not in name and not name.startswith("."):
+        projects = dict(loads(data, _MAX_PROJECTS, "projects.json")["projects"])
+    except (BadJson, KeyError, TypeError, ValueError):
+        projects = {}
+    known = projects.pop(directory, None)
+    if isinstance(known, str) and _is_name(known) and _belongs(root, known, directory):
+        return known
+    for name in _names(root):
+        if _is_name(name) and any(_owner(root, kind, name) == directory for kind in _KINDS):
             return name
-    except (BadJson, KeyError, TypeError):
-        pass
     base = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.path.basename(directory).lower())
-    return "-".join(part for part in base.split("-") if part) or "project"
+    base = "-".join(part for part in base.split("-") if part) or "project"
+    taken = {name for name in projects.values() if isinstance(name, str)}
+    name, number = base, 0
+    while name in taken or not _belongs(root, name, directory):
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and "/" not in text and not text.startswith(".")
+
+
+def _names(root: str) -> list[str]:
+    found: list[str] = []
+    for kind in _KINDS:
+        with suppress(OSError):
+            found += os.listdir(os.path.join(root, kind))
+    return sorted(found)
+
+
+def _belongs(root: str, name: str, directory: str) -> bool:
+    """Whether a name is that of this directory, or of none yet."""
+    return all(_owner(root, kind, name) in (None, directory) for kind in _KINDS)
+
+
+def _owner(root: str, kind: str, name: str) -> str | None:
+    """The directory whose name this is; None where nothing tells."""
+    path = os.fsencode(os.path.join(root, kind, name, ".project_root"))
+    data = read_limited(path, _MAX_PROJECTS)
+    if data is None:
+        return "" if os.path.lexists(path) else None
+    return os.fsdecode(data).strip()
 
 
 def _place(root: str, transcript: str, directory: str) -> str:
