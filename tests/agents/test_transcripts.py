@@ -79,6 +79,25 @@ def test_kimi_finds_a_session_by_another_name_of_its_directory(name: str, slug: 
     assert (b"wd_old_1", f"wd_{slug}_{hashed}".encode()) in place.rewrites
 
 
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [
+        ("/w/my shop \U0001f4a5", "-w-my-shop---"),
+        ("/" + "a" * 199, "-" + "a" * 199),
+        # As Claude Code 2.1.332 has it.
+        ("/tmp/" + "Long-directory.name/" * 12 + "My.Shop", "-tmp-" + ("Long-directory-name-" * 10)[:195] + "-3xoh9j"),
+    ],
+)
+def test_claude_finds_a_session_by_its_name_for_a_directory(directory: str, name: str) -> None:
+    place = place_for(agent_named("claude"), "/h", "projects/-old/x.jsonl", "/old", directory, {})
+    assert place.transcript == f"projects/{name}/x.jsonl"
+
+
+def test_qwen_has_two_dashes_for_a_sign_of_two_units() -> None:
+    place = place_for(agent_named("qwen"), "/h", "projects/-old/chats/x.jsonl", "/old", "/w/\U0001f4a5", {})
+    assert place.transcript == "projects/-w---/chats/x.jsonl"
+
+
 def test_home_of_another_host_is_exchanged_for_the_one_of_here(tmp_path: Path) -> None:
     claude = agent_named("claude")
     place = place_for(claude, "/home/other/.claude", "projects/-w/x.jsonl", "/w", "/w", {"HOME": str(tmp_path)})

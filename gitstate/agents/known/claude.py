@@ -11,12 +11,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HOME = Home(".claude", "CLAUDE_CONFIG_DIR")
+_LONGEST_NAME = 200
 
 
 def _place(root: str, transcript: str, directory: str) -> str:
-    """Claude Code keeps transcripts by the directory of the work, with `-` for all but letters and digits."""
-    encoded = "".join(c if c.isascii() and c.isalnum() else "-" for c in directory)
+    """Claude Code keeps transcripts by the directory of the work, with `-` for all but letters and digits.
+
+    Of a long one it takes the beginning, and a hash. It counts in the units of UTF-16, as JavaScript does.
+    """
+    data = directory.encode("utf-16-le", "surrogatepass")
+    units = [int.from_bytes(data[at : at + 2], "little") for at in range(0, len(data), 2)]
+    encoded = "".join(chr(unit) if unit < 128 and chr(unit).isalnum() else "-" for unit in units)
+    if len(encoded) > _LONGEST_NAME:
+        encoded = f"{encoded[:_LONGEST_NAME]}-{_hash(units)}"
     return f"projects/{encoded}/{os.path.basename(transcript)}"
+
+
+def _hash(units: Sequence[int]) -> str:
+    """Java's hash of a text, without its sign, in base 36."""
+    value = 0
+    for unit in units:
+        value = (31 * value + unit) & 0xFFFFFFFF
+    value = min(value, (1 << 32) - value)
+    digits = ""
+    while value or not digits:
+        value, digit = divmod(value, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits
 
 
 def _refused(argv: Sequence[str]) -> tuple[str, str] | None:

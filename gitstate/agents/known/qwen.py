@@ -12,8 +12,8 @@ _TOOLS = "write_file|edit|replace|run_shell_command|notebook_edit|mcp_.*"
 
 
 def _place(root: str, transcript: str, directory: str) -> str:
-    """Qwen keeps transcripts by the directory of the work, with `-` for all but letters and digits."""
-    encoded = "".join(c if c.isascii() and c.isalnum() else "-" for c in directory)
+    """Qwen keeps transcripts by the directory of the work, with `-` for all but letters and digits, as in UTF-16."""
+    encoded = "".join(c if c.isascii() and c.isalnum() else "-" if c < "\U00010000" else "--" for c in directory)
     return f"projects/{encoded}/chats/{os.path.basename(transcript)}"
 
 
