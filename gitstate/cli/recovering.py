@@ -67,6 +67,7 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         bool(given.get("overwrite")),
         (_WAIT_EACH if many else _WAIT) if wait is None else wait,
         strict=many,
+        begins=given.get("style") == "shell",
         trust=bool(given.get("trust")),
         special_bits=bool(given.get("special_bits")),
     )

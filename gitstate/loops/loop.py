@@ -158,7 +158,7 @@ class Loop:
 
     def _recover(self, *, first: bool) -> None:
         """Bring back what the last run left; its task comes first. Raises NeedsPerson, TryAgain."""
-        result = recover(self.repository.toplevel, RecoverRequest())
+        result = recover(self.repository.toplevel, RecoverRequest(begins=True))
         if result.is_nothing:
             return
         say(*recover_lines(result))
@@ -166,7 +166,8 @@ class Loop:
             kind = TryAgain if result.exit_status == EXIT_AGAIN else NeedsPerson
             what = "manual intervention required" if kind is NeedsPerson else "the workspace could not be recovered"
             raise kind(f"{what} (see above); no agent was started", hint=result.hint or "gitstate status")
-        self._continue(result, first=first)
+        if result.verdict != "elsewhere":
+            self._continue(result, first=first)
 
     def _continue(self, result: RecoverResult, *, first: bool) -> None:
         context = self.context = result.context

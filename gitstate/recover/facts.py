@@ -41,6 +41,7 @@ from ..workspace.live_context import (
     state_name,
 )
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
+from .request import RecoverRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,35 +54,29 @@ _OTHER = "the save {0} fits this workspace, too, and is pending: gitstate recove
 #: What to say where the context of the save can't be read.
 _NOTED = "the context of the save is damaged, and was taken from its note"
 _LOST = "the context of the save is damaged: which task it was on can't be told"
+_PLAIN = RecoverRequest()
 #: So many saves are looked at for files that a power cut left short.
 _COPIES = 5
 
 
-def gather(
-    repository: Repository,
-    reader: ObjectReader,
-    save_id: str | None = None,
-    *,
-    strict: bool = False,
-    own_only: bool = False,
-) -> Facts:
+def gather(repository: Repository, reader: ObjectReader, request: RecoverRequest = _PLAIN) -> Facts:
     """The facts about one workspace.
 
-    With `save_id` that save is looked at, pending or not. Raises NeedsPerson where it does not exist.
-    `strict`: nobody named this workspace, so an owner is taken for gone only where that is proven.
-    `own_only`: saves that were fetched from a remote are not looked for.
+    With `save_id` of the request that save is looked at, pending or not. Raises NeedsPerson where it does not exist.
+    Where it is `strict`, an owner is taken for gone only where that is proven. Where it is `waiting_only`, saves that
+    were fetched from a remote are not looked for.
     """
     operation = operation_under_way(repository.git_dir)
-    here = Facts(read_head(repository.git_dir), reader.head(), operation, strict=strict)
-    pending = _pending(repository, reader, here, save_id)
+    here = Facts(read_head(repository.git_dir), reader.head(), operation, strict=request.strict, begins=request.begins)
+    pending = _pending(repository, reader, here, request)
     if pending is None:
         from .made_up import from_trailers
 
         made_up = from_trailers(repository, reader, here)
         if made_up is not None:
             return _with_stack(here, repository, reader, (made_up,))
-        without = _without_save(here, repository, reader)
-        has_own = own_only or without.context is not None or without.recovered is not None
+        without = _without_save(here, repository, reader, request)
+        has_own = request.waiting_only or without.context is not None or without.recovered is not None
         return without if has_own else _with_fetched(without, repository, reader)
     here = here._replace(marker=pending.marker, detach=pending.detach, remote=pending.remote)
     here = here._replace(put_away=tuple(map(_OTHER.format, pending.others)))
@@ -105,13 +100,15 @@ def gather(
         return here._replace(problem=error.message, earlier=earlier, detach=False)
 
 
-def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> Facts:
+def _without_save(here: Facts, repository: Repository, reader: ObjectReader, request: RecoverRequest) -> Facts:
     from .made_up import left_by_another
 
+    elsewhere, concerns = _elsewhere(repository, reader, here, request)
     checkpoint = _latest_checkpoint(repository, reader)
     context = _unsaved_context(repository, checkpoint)
     return here._replace(
-        elsewhere=_elsewhere(repository, reader),
+        elsewhere=elsewhere,
+        concerns=concerns,
         left_here=left_by_another(repository, reader, here),
         context=context,
         checkpoint=checkpoint,
@@ -199,7 +196,8 @@ class _Pending(Record):
     """The ids of other saves that fit this workspace less well."""
 
 
-def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id: str | None) -> _Pending | None:
+def _pending(repository: Repository, reader: ObjectReader, here: Facts, request: RecoverRequest) -> _Pending | None:
+    save_id = request.save_id
     if save_id is not None:
         from ..format.find import find_save
 
@@ -228,7 +226,9 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
         fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
         # On the WIP commit its work is here already.
-        is_here = same_path or here.head == stack[0].wip
+        is_here = here.head == stack[0].wip
+        if not is_here and _is_of_another_task(stack[0], request):
+            continue
         if not is_here and _has_other_work(repository, reader, stack[0].context):
             continue
         if detach or fits:
@@ -257,6 +257,11 @@ def _has_other_work(repository: Repository, reader: ObjectReader, lost: Context)
             if read_save(archive, reader).manifest.kind == "save":
                 return True
     return False
+
+
+def _is_of_another_task(save: Save, request: RecoverRequest) -> bool:
+    """Whether a save is of another task than the one that begins here, which has a name."""
+    return bool(request.task_id) and save.context.task_id not in (None, request.task_id)
 
 
 def _fitting_best(fitting: list[tuple[Manifest, _Pending]]) -> list[tuple[Manifest, _Pending]]:
@@ -306,20 +311,27 @@ def _readable_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
         return ()
 
 
-def _elsewhere(repository: Repository, reader: ObjectReader) -> str | None:
-    """A sentence about pending saves whose workspace is missing; None where there are none.
+def _elsewhere(
+    repository: Repository, reader: ObjectReader, here: Facts, request: RecoverRequest
+) -> tuple[str | None, bool]:
+    """A sentence about pending saves whose workspace is missing, None where there are none; whether one of them may be
+    of this workspace.
 
     One that can't be read is named by its ref: it may be this workspace's, and nobody must hear "nothing" of it.
     """
-    listed = []
+    listed, concerns = [], False
     for ref, oid in _orphaned_markers(repository):
         stack = _readable_stack(oid, reader)
         if stack:
             manifest = stack[0].manifest
             listed.append(f"{manifest.save_id} ({manifest.head_ref or 'detached HEAD'})")
+            same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
+            same_branch = manifest.head_ref is not None and manifest.head_ref == here.head_ref
+            concerns |= (same_path or same_branch) and not _is_of_another_task(stack[0], request)
         else:
             listed.append(f"{ref} (it can't be read)")
-    return f"pending saves of workspaces that are missing: {', '.join(listed)}" if listed else None
+            concerns = True
+    return (f"pending saves of workspaces that are missing: {', '.join(listed)}" if listed else None), concerns
 
 
 def _latest_checkpoint(repository: Repository, reader: ObjectReader) -> Save | None:
@@ -370,7 +382,8 @@ def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context
 
 
 def waiting_task(repository: Repository) -> str | None:
-    """The task whose work is in this workspace and not finished: of a pending save, or of the last context.
+    """The task whose work is in this workspace and not finished: of a pending save, or of the last context; else of a
+    save whose workspace is missing, where HEAD is on its WIP commit.
 
     None where there is none, or its name is not known.
     """
@@ -379,7 +392,11 @@ def waiting_task(repository: Repository) -> str | None:
         with ObjectReader(repository.git) as reader, suppress(CorruptSave, UnsupportedSave):
             return read_save(archive, reader).context.task_id
     context, status = read_live_context(repository)
-    return context.task_id if status in ("active", "interrupted", RECOVERED) else None
+    if status in ("active", "interrupted", RECOVERED):
+        return context.task_id
+    with ObjectReader(repository.git) as reader:
+        tasks = [stack[0].context.task_id for *_, stack in orphans(repository, reader) if stack[0].wip == reader.head()]
+    return tasks[0] if tasks else None
 
 
 def _recovered_context(repository: Repository) -> Context | None:

@@ -75,6 +75,10 @@ class Facts(Record):
     """Sentences on what a git or a manager of hooks left when it was killed, each with the command that helps."""
     elsewhere: str | None = None
     """A sentence about pending saves whose workspace is missing; None where there are none."""
+    concerns: bool = False
+    """One of those may be of this workspace: of its path or branch, and of no other task than the one that begins."""
+    begins: bool = False
+    """A task begins here next: those saves do not stop it, unless one of them may be of this workspace."""
     left_here: str | None = None
     """The pending save of another worktree that HEAD is on the WIP commit of, where only this one has the branch."""
     newer_save: str | None = None
@@ -201,7 +205,8 @@ def _without_save(facts: Facts) -> Verdict:
         message = f"HEAD is on the WIP commit of the save {facts.left_here}, which is pending in another worktree"
         return Verdict("elsewhere", message, EXIT_PERSON, f"gitstate recover --save {facts.left_here}")
     if facts.elsewhere and not facts.strict:
-        return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
+        status = EXIT_DONE if facts.begins and not facts.concerns else EXIT_PERSON
+        return Verdict("elsewhere", facts.elsewhere, status, "gitstate recover --into PATH --save ID")
     is_offered = facts.checkpoint and not facts.newer_save and facts.disk != "same"
     held = facts.checkpoint.manifest.save_id if facts.checkpoint and is_offered else None
     hint = f"gitstate recover --save {held} (the latest checkpoint)" if held else None

@@ -135,7 +135,7 @@ def _is_back(workspace: Workspace, facts: Facts, request: RecoverRequest) -> boo
 def _recover_waiting(workspace: Workspace, others: Collection[str], request: RecoverRequest) -> RecoverResult:
     """`others` are the workspaces besides this one in which a save is pending."""
     repository, reader = workspace.repository, workspace.reader
-    facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
+    facts = gather(repository, reader, request)
     if facts.saves and facts.marker is not None and request.save_id is None:
         _refuse_other_directory(repository, facts.saves[0])
     if request.waiting_only:

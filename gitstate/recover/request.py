@@ -59,6 +59,10 @@ class RecoverRequest(Record):
     """Nobody named this very workspace: a run counts as ended only where that is proven."""
     waiting_only: bool = False
     """Only a pending save: the run itself goes on, or has reached its end."""
+    begins: bool = False
+    """A task begins here next: a pending save of another worktree, which is missing, is told, and does not stop it."""
+    task_id: str | None = None
+    """That task, where it has a name: a save of another task is not taken over from a worktree that is missing."""
     trust: bool = False
     """A save that was fetched is taken even if something of it could run by itself."""
     special_bits: bool = False
@@ -326,7 +330,8 @@ _SHELL_VARIABLES: Mapping[str, Callable[[RecoverResult], object]] = {
     "RECOVERED_TRANSCRIPT_PATH": lambda result: _text(result.context.extra.get("transcript_path")),
     "RECOVERED_AGENT_CWD": lambda result: _text(result.context.extra.get("agent_cwd")),
     "RECOVERED_RESUME_COMMAND": lambda result: _resume_command(result.context),
-    "RECOVERED_VERDICT": lambda result: result.verdict,
+    # Saves of other workspaces, which stop nobody: the loop has nothing to go on with.
+    "RECOVERED_VERDICT": lambda result: result.verdict if _is_of_here(result) else "nothing",
     "RECOVERED_SAVE_ID": lambda result: result.save_id,
     "RECOVERED_RESUME": lambda result: result.resume,
     "RECOVERED_BRIEFING": lambda result: result.briefing,
@@ -336,6 +341,10 @@ _SHELL_VARIABLES: Mapping[str, Callable[[RecoverResult], object]] = {
 def shell_lines(result: RecoverResult) -> str:
     """Assignments for a shell's `eval`: every value in single quotes, so that it stays data."""
     return "".join(f"{name}={_shell_quote(value(result))}\n" for name, value in _SHELL_VARIABLES.items())
+
+
+def _is_of_here(result: RecoverResult) -> bool:
+    return result.verdict != "elsewhere" or result.exit_status != EXIT_DONE
 
 
 def _resume_command(context: Context) -> str | None:

@@ -118,11 +118,14 @@ class guard:
         hold_own_code()
         repository = open_repository(self._path)
         self._times = read_times(repository, self._given, "the argument")
-        result = recover(repository.toplevel, RecoverRequest())
+        request = RecoverRequest(begins=True, task_id=self._values.get("task_id"))
+        result = recover(repository.toplevel, request)
         if result.exit_status:
             kind = TryAgain if result.verdict == "live" else NeedsPerson
             raise kind(result.message or result.verdict, hint=result.hint)
-        self.recovered = None if result.verdict == "nothing" else result
+        if result.verdict == "elsewhere":
+            say(*recover_lines(result))
+        self.recovered = None if result.verdict in ("nothing", "elsewhere") else result
         say(*recover_worktrees(repository))
         run_id = new_save_id()
         hold = Hold(repository, this_process(), run_id, self._values.get("agent"))

@@ -166,7 +166,7 @@ def _prepare(repository: Repository, request: RunRequest) -> tuple[int, Context 
         if not request.keep:
             raise _another_task(waiting, task_id)
         return _set_aside(repository, task_id), None
-    result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
+    result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on, begins=True, task_id=task_id))
     if not result.is_nothing:
         say(*recover_lines(result))
     if not result.exit_status:

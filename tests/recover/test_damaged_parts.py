@@ -302,7 +302,7 @@ def test_save_is_called_unreadable_only_for_what_the_error_is_about(
     """Where git fails for another reason nobody may be told how to discard the save."""
     repository = open_repository(os.fsencode(ws.path))
     with ObjectReader(repository.git) as reader:
-        facts = gather(repository, reader, None)
+        facts = gather(repository, reader)
     tree = facts.saves[0].wip_tree
     if not is_there:
         replace(place(ws, "HEAD^{tree}"), None)

@@ -17,6 +17,8 @@ from gitstate.workspace import lease
 from tests.states import dirty
 from tests.support.agents import has_checkpoint, wait_until
 from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
 from tests.support.workspace import Workspace, run_gitstate
 
 NAMESPACES = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: unshare makes a pid namespace")
@@ -188,3 +190,67 @@ def test_saves_of_version_0_1_keep_their_name(packed: bool, ws: Workspace) -> No
     assert ws.recover().exit_status == 0
     ws.git("checkout", "-q", "--", "README.md")
     assert before.diff(fingerprint(ws.path)) == []
+
+
+def lost_worktree(ws: Workspace, *, commits: bool = False) -> tuple[Workspace, str]:
+    """A worktree on a branch of its own, and its pending save of the task A: it was removed then."""
+    lost = Workspace(ws.outside / "lost", ws.outside)
+    ws.git("worktree", "add", "-q", "-b", "of-a", lost.path)
+    if commits:
+        lost.git("commit", "-q", "--allow-empty", "-m", "of A")
+    lost.write("of-a.txt")
+    saved = saved_from(lost.save(task_id="A"))
+    ws.git("worktree", "remove", "--force", lost.path)
+    return lost, saved.save_id
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [sys.executable, "-m", "gitstate", "run", "--", "touch", "begun"],
+        ["bash", "-c", 'eval "$(gitstate init bash)"; recover_agent_state; [ $? -eq 1 ] && touch begun'],
+        [
+            sys.executable,
+            "-c",
+            "import gitstate\nwith gitstate.guard() as it: open('begun', 'w').write(str(it.recovered))",
+        ],
+    ],
+    ids=["run", "shell", "guard"],
+)
+def test_worktree_that_is_gone_stops_no_run_in_another(argv: list[str], ws: Workspace) -> None:
+    _, save_id = lost_worktree(ws)
+    new = Workspace(ws.outside / "new", ws.outside)
+    ws.git("worktree", "add", "-q", "-b", "next", new.path)
+    done = subprocess.run(argv, cwd=new.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and (new.path / "begun").exists(), done
+    assert save_id in done.stderr and "--into" in done.stderr
+    assert new.recover().json["workspaces"][0]["save_id"] is None
+    assert len(ws.refs("refs/gitstate/pending")) == 1
+
+
+@pytest.mark.parametrize("commits", [False, True])
+def test_worktree_made_anew_for_another_task_begins_without_the_work_of_the_last(commits: bool, ws: Workspace) -> None:
+    """Same path, same branch: of the task A nothing is taken, and nothing is lost."""
+    lost, save_id = lost_worktree(ws, commits=commits)
+    ws.git("worktree", "add", "-q", "-B", "of-a", lost.path, "HEAD")
+    run = run_gitstate(
+        "run", "--task-id", "B", "--", "sh", "-c", "test ! -e of-a.txt && echo b >of-b.txt", cwd=lost.path
+    )
+    assert run.exit_status == 0 and save_id in run.stderr, run
+    assert ws.gitstate("begin", "task_id=B", path=lost.path).exit_status == 0
+    assert recovered_from(lost.recover(), exits=(0, 75))["save_id"] is None
+    assert not (lost.path / "of-a.txt").exists() and (lost.path / "of-b.txt").exists()
+    beside = ws.outside / "beside"
+    ws.git("worktree", "remove", "--force", lost.path)
+    if not commits:
+        assert ws.gitstate("recover", "--into", str(beside), "--save", save_id).exit_status == 0
+        assert (beside / "of-a.txt").exists()
+
+
+def test_run_of_another_task_is_refused_on_the_wip_commit_of_a_worktree_that_is_gone(ws: Workspace) -> None:
+    lost, _ = lost_worktree(ws)
+    ws.git("worktree", "add", "-q", lost.path, "of-a")
+    refused = run_gitstate("run", "--task-id", "B", "--", "touch", "begun", cwd=lost.path)
+    assert refused.exit_status == 4 and "task A is not finished" in refused.stderr, refused
+    kept = run_gitstate("run", "--keep", "--task-id", "B", "--", "test", "!", "-e", "of-a.txt", cwd=lost.path)
+    assert kept.exit_status == 0 and "task A is set aside" in kept.stderr, kept
