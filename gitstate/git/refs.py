@@ -409,18 +409,21 @@ def is_renamed(repository: Repository, branch: str) -> bool:
     return target_of(repository, branch) == branch and not read_refs(repository, [branch])
 
 
-def names_in_log(repository: Repository, branch: str) -> list[str]:
-    """The names that a branch had before `git branch -m` gave it this one, as its log tells, newest first."""
-    found = []
+def names_in_log(repository: Repository, branch: str) -> dict[str, Oid]:
+    """The names that a branch had before `git branch -m` gave it this one, as its log tells, newest first; each with
+    the commit that the branch was on then.
+    """
+    found: dict[str, Oid] = {}
     try:
-        told = os.fsdecode(repository.git.run("log", "-g", "--format=%gs", branch, "--")).splitlines()
+        told = os.fsdecode(repository.git.run("log", "-g", "--format=%H %gs", branch, "--")).splitlines()
     except GitError:
         # It is unborn.
-        return []
+        return found
     for line in told:
-        old, to, new = line.removeprefix("Branch: renamed ").partition(" to ")
-        if to and new == branch and line.startswith("Branch: renamed "):
-            found.append(old)
+        oid, _, what = line.partition(" ")
+        old, to, new = what.removeprefix("Branch: renamed ").partition(" to ")
+        if to and new == branch and what.startswith("Branch: renamed "):
+            found.setdefault(old, oid)
             branch = old
     return found
 

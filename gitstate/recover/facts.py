@@ -224,14 +224,15 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, request:
         manifest = stack[0].manifest
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
         detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
-        fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
         # On the WIP commit its work is here already.
         is_here = here.head == stack[0].wip
+        is_renamed = is_here and _is_renamed(here, repository, manifest.head_ref, stack[0].wip)
+        fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
         if not is_here and _is_of_another_task(stack[0], request):
             continue
         if not is_here and _has_other_work(repository, reader, stack[0].context):
             continue
-        if detach or fits:
+        if detach or fits or is_renamed:
             fitting.append((manifest, _Pending(oid, ref, detach)))
     best = _fitting_best(fitting) if len(fitting) > 1 else fitting
     if len(best) > 1:
@@ -462,12 +463,17 @@ def _on_renamed_branch(here: Facts, repository: Repository, stack: tuple[Save, .
 
 
 def _is_renamed(here: Facts, repository: Repository, old: str | None, wip: Oid) -> bool:
-    """Whether the branch `old` of a save has the name of the branch of now: that is on `wip`, or its log says so."""
+    """Whether the branch `old` of a save has the name of the branch of now: that is on `wip`, or its log says so.
+
+    Where there is a new branch of the old name, the log must say that the one that was renamed was on `wip`.
+    """
     if old is None or here.remote is not None or here.head_ref is None or here.head_ref == old:
         return False
-    if not refs.is_renamed(repository, old):
-        return False
-    return here.head == wip or old in refs.names_in_log(repository, here.head_ref)
+    is_gone = refs.is_renamed(repository, old)
+    if is_gone and here.head == wip:
+        return True
+    known = refs.names_in_log(repository, here.head_ref).get(old)
+    return known is not None and (is_gone or known == wip)
 
 
 def _last_head(repository: Repository) -> Oid | None:

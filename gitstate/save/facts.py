@@ -306,7 +306,7 @@ def _is_on_its_branch(save: Save, builder: Builder, taken: Snapshot) -> bool:
         return True
     if old is None or new is None or taken.head != save.wip:
         return False
-    return refs.is_renamed(builder.repository, old)
+    return refs.is_renamed(builder.repository, old) or refs.names_in_log(builder.repository, new).get(old) == save.wip
 
 
 def _known(save: Save, builder: Builder, taken: Snapshot, context: Context) -> PendingSave:

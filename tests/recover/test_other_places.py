@@ -224,6 +224,24 @@ def test_worktree_anew_on_a_branch_takes_the_save_of_its_task(
     assert ("pending/lost-" in ws.out("for-each-ref", "refs/gitstate/pending")) != takes
 
 
+def test_save_of_a_worktree_that_is_gone_comes_back_once_where_its_branch_was_merged(tmp_path: Path) -> None:
+    """On the branch that took the WIP commit; no worktree is made for the save then."""
+    ws = initialized(tmp_path)
+    ws.write("a.txt")
+    ws.commit("base")
+    lost = Workspace(ws.outside / "lost", ws.outside)
+    ws.git("worktree", "add", "-q", "-b", "beside", lost.path)
+    lost.write("new.txt")
+    save_id = saved_from(lost.save()).save_id
+    ws.git("merge", "-q", "--ff-only", "beside")
+    ws.git("worktree", "remove", "--force", lost.path)
+    ws.git("branch", "-q", "-D", "beside")
+    assert recovered_from(ws.recover())["save_id"] == save_id
+    assert ws.refs("refs/gitstate/pending") == {} and (ws.path / "new.txt").exists()
+    everywhere = ws.gitstate("recover", "--worktrees", "--json").json["workspaces"]
+    assert [item["save_id"] for item in everywhere] == [None] and not lost.path.exists()
+
+
 def _unborn(ws: Workspace) -> Workspace:
     """A linked worktree on a branch without a commit, and beside it a patch that adds `a.txt`."""
     linked = Workspace(ws.outside / "linked", ws.outside, main=ws.path)

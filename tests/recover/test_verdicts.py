@@ -204,6 +204,22 @@ def test_hint_where_the_branch_is_checked_out_elsewhere_recovers_there(ws: Works
     answer(there.recover(), "recovered", 0)
 
 
+@pytest.mark.parametrize("saves", [1, 2])
+def test_save_is_recovered_on_its_renamed_branch_beside_a_new_one_of_the_old_name(saves: int, ws: Workspace) -> None:
+    dirty(ws)
+    base, before = ws.out("rev-parse", "HEAD"), fingerprint(ws.path)
+    save(ws)
+    ws.git("branch", "-m", "agent/renamed")
+    ws.git("branch", "agent/work", "main")
+    if saves == 2:
+        ws.write("later.txt")
+        save(ws)
+    assert answer(ws.recover(), "restore", 0)["context"]["branch_name"] == "agent/renamed"
+    differing = [line for line in before.diff(fingerprint(ws.path)) if "agent/" not in line and "later.txt" not in line]
+    assert differing == [] and ws.out("rev-parse", "HEAD") == base
+    assert ws.out("rev-parse", "agent/work") == ws.out("rev-parse", "main")
+
+
 def test_save_is_recovered_on_its_branch_under_a_new_name(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
@@ -246,13 +262,11 @@ def test_save_of_a_deleted_branch_stays_away_from_another(ws: Workspace) -> None
 def test_branch_at_a_wip_commit_does_not_wait_after_the_save_was_recovered_elsewhere(ws: Workspace) -> None:
     dirty(ws)
     base = ws.out("rev-parse", "HEAD")
-    save(ws)
+    save_id = save(ws)
     ws.git("branch", "-m", "agent/renamed")
     ws.git("branch", "agent/work", base)
-    found = answer(ws.recover(), "elsewhere", 4)
-    place = ws.path.with_name("a place")
-    run = follow(ws, found["hint"].replace("PATH", shlex.quote(str(place))))
-    assert run is not None and run.exit_status == 0, run
+    run = ws.recover("--into", str(ws.path.with_name("a place")), "--save", save_id)
+    assert run.exit_status == 0, run
     answer(ws.recover(), "nothing", 0)
 
 
