@@ -76,10 +76,11 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
 
         results, complete = recover_worktrees(directory, request, Progress()), True
     elif many:
+        from ..fleet.find import bare_repository
         from ..fleet.recover_all import recover_all
 
         targets, complete = all_workspaces(directory, paths, roots)
-        results = recover_all(targets, request, Progress())
+        results = recover_all(targets, request, Progress(), bare=None if roots else bare_repository(directory))
     else:
         results, complete = _recover_named(directory, given, request, opening, reader), True
         results = [_with_overwrite_hint(result, request) for result in results]

@@ -193,7 +193,7 @@ def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
     if not seen.git_dir and not os.path.lexists(os.path.join(top, b".git")):
         return
     broken = list(_damaged_files(seen)) if seen.git_dir else []
-    yield from broken or [Finding("repository", error.message, f"git -C {quoted} fsck")]
+    yield from broken or [Finding("repository", error.message, error.hint or f"git -C {quoted} fsck")]
 
 
 def _backlinks(repository: Repository) -> Iterator[Finding]:

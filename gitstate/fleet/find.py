@@ -13,6 +13,8 @@ from ..workspace.peek import Peeker, WorkspacePeek
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ..git.repository import Repository
+
 #: Seconds for one look, which takes less than a millisecond unless the disk does not answer.
 PEEK_DEADLINE = 10.0
 #: The cores that this process may use: so many look at workspaces at the same time.
@@ -52,8 +54,8 @@ class Found(Record):
 
 
 def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], bool]:
-    """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, and all registered
-    workspaces. The flag says whether the walk below the roots saw everything.
+    """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, which may be bare,
+    and all registered workspaces. The flag says whether the walk below the roots saw everything.
     """
     from ..git.opening import open_repository
     from ..recover.facts import worktrees
@@ -63,7 +65,7 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
     complete = True
     if not roots:
         try:
-            listed = worktrees(open_repository(here))
+            listed = worktrees(open_repository(here, bare_too=True))
             # Git lists the directory of a bare repository too.
             found += [path for path in listed if os.path.lexists(os.path.join(path, b".git"))]
         except GitstateError:
@@ -74,6 +76,17 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
         found += walked.paths
         complete = complete and walked.complete
     return list(dict.fromkeys(found)), complete
+
+
+def bare_repository(here: bytes) -> Repository | None:
+    """The bare repository in `here`; None where there is a worktree, or no repository."""
+    from ..git.opening import open_repository
+
+    try:
+        repository = open_repository(here, bare_too=True)
+    except GitstateError:
+        return None
+    return repository if repository.toplevel == repository.git_dir else None
 
 
 def peek_all(paths: Sequence[bytes], looked_at: Callable[[int], None] = lambda _: None) -> list[WorkspacePeek]:

@@ -25,7 +25,7 @@ from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace import registry
 from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
-from .find import PEEK_DEADLINE, WORKERS, peek_all
+from .find import PEEK_DEADLINE, WORKERS, bare_repository, peek_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Orphan(Record):
     workspace_path: str | None
     head_ref: str | None
     beside: bytes
-    """A worktree of the same repository that exists."""
+    """A worktree of the same repository that exists, or that repository itself, which is bare."""
     problem: str | None = None
     """Why the save can't be read; then its id and what it holds are empty. None where it can."""
 
@@ -54,16 +54,17 @@ def recover_all(
     request: RecoverRequest,
     progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None,
     *,
+    bare: Repository | None = None,
     deadline: float = DEADLINE,
 ) -> list[RecoverResult]:
     """Recover each workspace that needs it. Returns one result for each of `paths`, in their order, then one for each
-    save whose workspace is gone.
+    save whose workspace is gone, also where no worktree of the repository `bare` is left.
 
     `progress` is called with the number of workspaces that are done, of all, and what is done: they are looked at, and
     then some are recovered. Never raises for one bad workspace.
     """
     looks = [_not_mounted(seen) for seen in peek_all(paths, lambda done: progress(done, len(paths), "looked at"))]
-    orphans = _orphans(looks)
+    orphans = _orphans(looks, bare)
     offered = _offered_by_remotes(looks)
     due = [
         number
@@ -104,7 +105,7 @@ def recover_worktrees(
     repository = open_repository(directory, bare_too=True)
     # Git lists the directory of a bare repository too, and worktrees that are gone: their saves are told by themselves.
     here = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
-    results = recover_all(here, request, progress)
+    results = recover_all(here, request, progress, bare=bare_repository(directory))
     return [_added_anew(repository, result, request) if result.verdict == "elsewhere" else result for result in results]
 
 
@@ -260,21 +261,23 @@ def _lost(seen: WorkspacePeek, deadline: float) -> RecoverResult:
     )
 
 
-def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
+def _orphans(looks: Sequence[WorkspacePeek], bare: Repository | None) -> dict[bytes, list[Orphan]]:
     """Map the common directory of each repository to its pending saves whose workspaces do not exist."""
     one_of: dict[bytes, WorkspacePeek] = {}
     for seen in looks:
         if seen.problem is None and (seen.others_pending or seen.unreadable) and seen.common_dir not in one_of:
             one_of[seen.common_dir] = seen
-    queries: list[tuple[bytes, WorkspacePeek, dict[str, Oid]]] = []
-    for common, seen in one_of.items():
-        pending = _pending_in(common, seen)
+    waiting = [(common, seen.workspace, _pending_in(common, seen)) for common, seen in one_of.items()]
+    if bare is not None and bare.common_dir not in one_of:
+        waiting.append((bare.common_dir, bare.toplevel, pending_archives(bare.git)))
+    queries: list[tuple[bytes, bytes, dict[str, Oid]]] = []
+    for common, beside, pending in waiting:
         if pending:
             here = worktree_ids(common)
             lone = {name: oid for name, oid in pending.items() if name not in here}
             if lone:
-                queries.append((common, seen, lone))
-    tasks = [lambda seen=seen, lone=lone: _read_orphans(seen.workspace, lone) for _, seen, lone in queries]
+                queries.append((common, beside, lone))
+    tasks = [lambda beside=beside, lone=lone: _read_orphans(beside, lone) for _, beside, lone in queries]
     answers = forkpool.each(tasks, workers=WORKERS, timeout=_ORPHANS_DEADLINE)
     return {
         common: answer for (common, _, _), answer in zip(queries, answers, strict=True) if answer is not forkpool.LOST
@@ -290,9 +293,9 @@ def _pending_in(common: bytes, seen: WorkspacePeek) -> dict[str, Oid]:
     return {}
 
 
-def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
+def _read_orphans(beside: bytes, lone: dict[str, Oid]) -> list[Orphan]:
     found = []
-    with ObjectReader(open_repository(workspace).git) as reader:
+    with ObjectReader(open_repository(beside, bare_too=True).git) as reader:
         for name, oid in lone.items():
             try:
                 if not oid:
@@ -301,10 +304,10 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
             except GitstateError as error:
                 # Git ends at an object that it can't read.
                 reader.restart()
-                found.append(Orphan(name, "", None, None, workspace, text_to_json(error.message)))
+                found.append(Orphan(name, "", None, None, beside, text_to_json(error.message)))
                 continue
             manifest = save.manifest
-            found.append(Orphan(name, manifest.save_id, save.context.workspace_path, manifest.head_ref, workspace))
+            found.append(Orphan(name, manifest.save_id, save.context.workspace_path, manifest.head_ref, beside))
     return found
 
 

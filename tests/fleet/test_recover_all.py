@@ -149,6 +149,27 @@ def test_missing_workspace_is_reported_with_the_command_to_restore_it(templates:
     assert fingerprint(ws.path).files == before.files
 
 
+def test_bare_repository_has_its_worktrees_and_the_saves_of_those_that_are_gone(ws: Workspace, tmp_path: Path) -> None:
+    """It stands beside a `.git` that leads to it, as teams have it that work in linked worktrees alone."""
+    top, agent = tmp_path / "top", Workspace(tmp_path / "agent", tmp_path)
+    run_git(tmp_path, "clone", "-q", "--bare", str(ws.path), "top/.bare")
+    (top / ".git").write_text("gitdir: ./.bare\n")
+    run_git(top, "config", "gitstate.register", "false")
+    run_git(top, "worktree", "add", "-q", str(agent.path), "agent/work")
+    agent.write("new.txt")
+    save_id = agent.save().json["save_id"]
+    listed = run_gitstate("status", "--all", "--json", cwd=top).json["workspaces"]
+    assert [item["workspace"] for item in listed] == [str(agent.path)]
+    shutil.rmtree(agent.path)
+    told = run_gitstate("recover", "--all", "--json", cwd=top)
+    (item,) = told.json["workspaces"]
+    assert (told.exit_status, item["verdict"], item["save_id"]) == (4, "elsewhere", save_id)
+    refused = run_gitstate("recover", cwd=top)
+    assert refused.exit_status == 1 and "core.bare false" not in refused.stderr
+    again = run_gitstate(*shlex.split(refused.stderr.rpartition(": gitstate ")[2]), cwd=top)
+    assert again.exit_status == 0 and agent.read("new.txt") == b"text\n", again
+
+
 @pytest.mark.parametrize("lost", ["objects", "marker"])
 def test_pending_save_of_a_missing_workspace_that_cannot_be_read_is_named(
     templates: Templates, tmp_path: Path, lost: str

@@ -13,6 +13,7 @@ from ...system import files
 from ...system.stdlib import TYPE_CHECKING, quote, suppress
 from ..command import Git
 from ..gitdir import common_dir_by_files, is_directory_path, path_named_in
+from ..repository import git_dir_of
 from .files import damaged_git_dir, may_read, out_of_the_way, shown, way_to_use, what_is_there
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def _names(directory: int) -> Iterator[bytes]:
 # -- why git does not open a repository
 
 _ELSE = "gitstate -C PATH … names a git worktree"
+_OF_BARE = f"{_ELSE}; all of this repository, with saved ones that are gone: gitstate recover --worktrees"
 _ANEW = "what was pushed comes back in a new clone: git clone URL, and there: gitstate fetch, gitstate recover"
 
 
@@ -137,9 +139,12 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = _mend_line(said, path)
     elif "must be run in a work tree" in said:
         said = "it is a bare repository (core.bare), and has no worktree"
+        opened = git_dir_of(path) or b""
         # Of a linked worktree git heeds the setting in its own configuration only.
-        scope = "" if os.path.isdir(dot_git) else " --worktree"
-        hint = f"git -C {where} config{scope} core.bare false" if os.path.lexists(dot_git) else _ELSE
+        scope = " --worktree" if os.path.lexists(os.path.join(opened, b"commondir")) else ""
+        # Without an index it is one by intent: beside a bare repository stands a file that leads to it.
+        was_worktree = os.path.lexists(dot_git) and os.path.lexists(os.path.join(opened, b"index"))
+        hint = f"git -C {where} config{scope} core.bare false" if was_worktree else _OF_BARE
     elif named is not None and not os.path.lexists(dot_git):
         git_dir = quote(os.path.abspath(named))
         top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
