@@ -182,7 +182,8 @@ def tree_of_base(reader: ObjectReader, commit: Oid | None) -> Oid | None:
     try:
         return None if commit is None else reader.tree_of(commit)
     except MissingObject:
-        raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck") from None
+        hint = "git fsck; in a shallow clone: git fetch --unshallow"
+        raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint=hint) from None
 
 
 _REPLACE = "refs/replace/"

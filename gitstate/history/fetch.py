@@ -12,7 +12,7 @@ from ..git.command import Git, Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..workspace.settings import number
-from .partial_clone import fetch_whole
+from .partial_clone import fetch_history, fetch_whole
 from .prune import Fetchable, outdated
 from .remote import Exchange, chunks, exchange, fetch_refs, named_remote, offered, take_notes
 
@@ -42,6 +42,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -
         # The marker is last: whoever sees it must find the save.
         for some in chunks(sorted(coming, key=lambda ref: ref.startswith(PENDING))):
             fetch_refs(repository, remote, [f"+{ref}:{_local(remote, ref)}" for ref in some])
+        fetch_history(repository, remote, {*coming.values(), *(item.archive for item in held.pending)})
         stale = [item for item in gone if PENDING + item.workspace_id not in coming]
         stale += [item for item in held.recovered if theirs.get(PENDING + item.workspace_id) != item.archive]
         updates = {item.ref: RefUpdate(item.ref, None, item.archive) for item in stale}

@@ -7,6 +7,7 @@ Other files of those commits stay where they are, on the promisor remote.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import CorruptSave, GitError, GitstateError, UnsupportedSave
@@ -54,6 +55,23 @@ def fetch_whole(repository: Repository, remote: str, coming: Mapping[str, Oid], 
             break
         _ask(repository, promisors, sorted(missing))
         asked |= missing
+
+
+def fetch_history(repository: Repository, remote: str, archives: Iterable[Oid]) -> None:
+    """Fetch the commits below WIP commits that a shallow clone ends at: it has them already, as it has their branch.
+
+    A remote sends nothing below such a commit, unless it is asked by name. One that refuses that is asked no more.
+    """
+    if not os.path.exists(os.path.join(repository.common_dir, b"shallow")):
+        return
+    with ObjectReader(repository.git) as reader:
+        saves, _ = _read(archives, reader)
+        below: set[Oid] = {save.manifest.head for save in saves if save.manifest.head is not None}
+        below |= {save.manifest.index_commit for save in saves if save.manifest.index_commit is not None}
+    missing = below - held_here(repository, below)
+    for some in chunks(sorted(missing)):
+        with suppress(GitstateError):
+            fetch_refs(repository, remote, some)
 
 
 def _ask(repository: Repository, promisors: Sequence[str], missing: Sequence[Oid]) -> None:

@@ -44,6 +44,33 @@ def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
     assert "T-1" in there.out("notes", "--ref=gitstate", "list") or there.refs("refs/notes/gitstate")
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+def test_shallow_clone_that_ends_at_the_wip_commit_gets_its_base(refuses: bool, ws: Workspace) -> None:
+    """A remote sends nothing below the commits at which a clone ends, unless it is asked by name."""
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    ws.write("new.txt")
+    before = fingerprint(ws.path)
+    ws.save()
+    ws.gitstate("push", "origin")
+    ws.git("push", "-q", "--no-verify", "origin", "agent/work")
+    there = Workspace(ws.outside / "shallow", ws.outside)
+    url = f"file://{ws.out('remote', 'get-url', 'origin')}"
+    ws.git("clone", "-q", "--depth=1", "--branch", "agent/work", url, there.path)
+    there.git("config", "gitstate.trust", "origin")
+    if refuses:
+        there.git("config", "protocol.version", "0")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    run = there.gitstate("recover")
+    if refuses:
+        assert run.exit_status == 4 and "fetch --unshallow" in run.stderr, run
+        there.git("fetch", "-q", "--unshallow")
+        run = there.gitstate("recover")
+    assert run.exit_status == 0, run
+    after = fingerprint(there.path)
+    assert (after.files, after.commit, after.index) == (before.files, before.commit, before.index)
+
+
 def test_save_recovered_elsewhere_is_not_pending_again(ws: Workspace) -> None:
     dirty(ws)
     ws.save()
