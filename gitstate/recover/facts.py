@@ -121,12 +121,15 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader, req
 
 def _with_fetched(here: Facts, repository: Repository, reader: ObjectReader) -> Facts:
     """The facts with the saves that were fetched for this branch: one of a trusted remote is the save to recover."""
-    from .fetched import fetched_for, offer, trusted_of
+    from .fetched import fetched_for, offer, older_than_fetched, trusted_of
 
     fitting = fetched_for(here, repository, reader)
     taken = trusted_of(fitting, repository)
     if taken is None:
         return here._replace(fetched=offer(fitting))
+    older = older_than_fetched(taken, repository, reader)
+    if older is not None:
+        return here._replace(fetched=older)
     return _with_stack(here._replace(remote=taken.remote, detach=taken.detach), repository, reader, taken.stack)
 
 

@@ -6,9 +6,10 @@ import os
 
 from ..errors import EXIT_PERSON, CorruptSave, GitError, MissingObject, NeedsPerson, UnsupportedSave, UsageError
 from ..format.archive import MAX_FETCHED_MANIFEST, read_save, tree_of_base
-from ..format.fetched import mark_recovered, pending_fetched
+from ..format.fetched import fetched_saves, mark_recovered, pending_fetched
 from ..format.find import find_save
 from ..format.manifest import Save
+from ..format.names import age_key, newest_first
 from ..git.command import Git, Oid
 from ..git.entries import differing_paths
 from ..git.repository import Repository, hooks_path
@@ -98,6 +99,32 @@ def offer(fitting: Sequence[FetchedSave]) -> tuple[str, str] | None:
     message = f"a save of this branch was fetched from {newest.remote}, which is not trusted{more}; nothing was touched"
     take = f"gitstate recover --save {newest.save_id}"
     return message, f"{take}; to refuse it: {take} --dismiss"
+
+
+def older_than_fetched(taken: FetchedSave, repository: Repository, reader: ObjectReader) -> tuple[str, str] | None:
+    """What is said where the remote has a newer save of that workspace than the one that it names as pending, and the
+    commands that take either; None where it has none.
+
+    A push that was broken off leaves it so, a refused marker, and a remote that came back from an old backup.
+    """
+    workspace_id, age = taken.stack[0].manifest.workspace_id, age_key(taken.save_id)
+    held = [
+        item
+        for item in fetched_saves(repository.git, taken.remote).saves
+        if item.workspace_id == workspace_id and item.save_id is not None and age_key(item.save_id) > age
+    ]
+    for item in newest_first(held, lambda item: (item.workspace_id, item.save_id or ""))[:_MOST]:
+        with suppress(CorruptSave, UnsupportedSave):
+            manifest = read_save(item.archive, reader, MAX_FETCHED_MANIFEST).manifest
+            if manifest.kind == "save" and manifest.save_id == item.save_id:
+                message = (
+                    f"{taken.remote} names the save {taken.save_id} as pending, and a newer one of that workspace was "
+                    f"fetched: {item.save_id}; nothing was touched"
+                )
+                older = f"gitstate recover --save {taken.save_id}"
+                hint = f"gitstate recover --save {item.save_id}; or the older one: {older}"
+                return message, f"{hint}; to refuse that: {older} --dismiss"
+    return None
 
 
 # -- what could run by itself

@@ -44,6 +44,35 @@ def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
     assert "T-1" in there.out("notes", "--ref=gitstate", "list") or there.refs("refs/notes/gitstate")
 
 
+@pytest.mark.parametrize("took_newer", [False, True])
+def test_older_save_of_a_remote_is_not_taken_for_the_newest(took_newer: bool, ws: Workspace) -> None:
+    """Its marker was not moved, as by a push that was broken off, or it came back from a backup."""
+    dirty(ws)
+    older = ws.save().json["save_id"]
+    ws.gitstate("push", "origin")
+    (marker,) = (ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/"))
+    was = remote_refs(ws)[marker]
+    assert ws.recover().exit_status == 0
+    ws.write("newer.txt")
+    newer = ws.save().json["save_id"]
+    ws.gitstate("push", "origin")
+    there = clone(ws)
+    there.git("config", "gitstate.trust", "origin")
+    if took_newer:
+        assert there.gitstate("fetch", "origin").exit_status == 0 and there.recover().exit_status == 0
+        assert there.gitstate("finish").exit_status == 0
+    ws.git("push", "-q", "--force", "--no-verify", "origin", f"{was}:{marker}")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    before = fingerprint(there.path)
+    run = there.recover()
+    (item,) = run.json["workspaces"]
+    assert (run.exit_status, item["verdict"]) == (4, "elsewhere")
+    assert newer in item["hint"].partition(";")[0] and older in item["message"]
+    assert before.diff(fingerprint(there.path)) == []
+    assert there.recover("--save", newer).exit_status == 0
+    assert there.read("newer.txt") == b"text\n"
+
+
 @pytest.mark.parametrize("refuses", [False, True])
 def test_shallow_clone_that_ends_at_the_wip_commit_gets_its_base(refuses: bool, ws: Workspace) -> None:
     """A remote sends nothing below the commits at which a clone ends, unless it is asked by name."""
