@@ -205,7 +205,10 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         targets, complete = all_workspaces(directory, paths, roots)
     else:
         targets, complete = _absolute(directory, paths) or [directory], True
-    found = summaries(targets, Progress())
+    from ..fleet.find import bare_repository
+
+    bare = bare_repository(directory) if given.get("everything") else None
+    found = summaries(targets, Progress(), with_gone=not named, bare=bare)
     failed = named and any(item.status in _NO_WORKSPACE for item in found)
     if is_watched and not failed:
         tops = [item.workspace for item in found]
@@ -343,7 +346,9 @@ def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
         if item.inside:
             named = first_of([escape(path) for path in item.inside[:_NAMED]], len(item.inside))
             aside.append(f"{escape(item.workspace)}: the save has repositories inside: {named}")
-        waiting = f"save {item.waiting} is pending: gitstate recover" if item.waiting else None
+        waiting = f"save {item.waiting} is pending" if item.waiting else None
+        if waiting and item.status != "missing":
+            waiting += ": gitstate recover"
         note = "; ".join(text for text in (waiting, item.problem) if text)
         if item.proven is not None and item.proven[0] == item.waiting and not item.proven[2]:
             note += f" (proven at {item.proven[1]})"

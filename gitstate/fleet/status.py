@@ -10,7 +10,7 @@ from ..format.context import Context
 from ..git.gitdir import lost_backlinks
 from ..git.opening import open_repository
 from ..git.repository import read_head
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.live_context import owner_state, read_live_context
 from ..workspace.peek import Peeker, WorkspacePeek
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..git.repository import Repository
     from ..workspace.live_context import OwnerState
+    from .orphans import Orphan
 
 #: The states of a workspace in which nobody works, and nothing is pending.
 AT_REST = ("recovered", "idle", "finished")
@@ -48,11 +49,16 @@ class Summary(Record):
 
 
 def summaries(
-    paths: Sequence[bytes], progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None
+    paths: Sequence[bytes],
+    progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None,
+    *,
+    with_gone: bool = False,
+    bare: Repository | None = None,
 ) -> list[Summary]:
     """One summary of each workspace, in their order. Only those with a pending save are opened.
 
-    `progress` is called as `recover_all` calls it.
+    `with_gone`: then one for each pending save whose workspace does not exist, also where no worktree of the repository
+    `bare` is left. `progress` is called as `recover_all` calls it.
     """
     from ..system import forkpool
     from .find import WORKERS, peek_all
@@ -73,7 +79,27 @@ def summaries(
         answer = answers.get(number, forkpool.LOST)
         summary = summarize_peek(seen) if answer is forkpool.LOST else answer
         found.append(summary._replace(aside=_aside(seen)) if seen.dismissed or seen.unreadable else summary)
-    return found
+    if not with_gone or (bare is None and not any(seen.others_pending or seen.unreadable for seen in looks)):
+        return found
+    from .orphans import find_orphans
+
+    orphans = [orphan for of_one in find_orphans(looks, bare).values() for orphan in of_one]
+    # Of a copied repository the workspaces are there, and their saves pending in the original.
+    gone = [_gone(one) for one in orphans if not os.path.lexists(os.fsencode(one.workspace_path or ""))]
+    named = {item.workspace for item in gone}
+    return [*(item for item in found if item.status != "missing" or item.workspace not in named), *gone]
+
+
+def _gone(orphan: Orphan) -> Summary:
+    """The summary of a workspace that does not exist, and has a pending save."""
+    command = f"gitstate -C {quote(os.fsdecode(orphan.beside))}"
+    if orphan.problem is not None:
+        what = f"a pending save of a workspace that does not exist can't be read: {orphan.problem}"
+        return Summary(orphan.beside, None, "unreadable", problem=f"{what}: {command} log --all")
+    path = os.fsencode(orphan.workspace_path or "PATH")
+    branch = None if orphan.head_ref is None else names.branch_name(orphan.head_ref)
+    problem = f"the directory does not exist: {command} recover --worktrees"
+    return Summary(path, branch, "missing", orphan.save_id, orphan.context, problem)
 
 
 def _is_worth_opening(seen: WorkspacePeek) -> bool:

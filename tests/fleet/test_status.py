@@ -35,6 +35,25 @@ def test_summary_of_a_pending_save_has_its_id_and_context(ws: Workspace) -> None
     assert item == summarize(os.fsencode(ws.path))
 
 
+def test_worktree_that_is_gone_has_a_row_while_its_save_is_pending(ws: Workspace, tmp_path: Path) -> None:
+    """In the worktrees that are there, and in one that does not exist any more and is registered."""
+    lost = Workspace(ws.outside / "lost", ws.outside)
+    ws.git("worktree", "add", "-q", "-b", "of-lost", lost.path)
+    lost.write("new.txt")
+    saved = lost.save("--task-id", "T-7").json
+    run_git(tmp_path, "clone", "-q", "--mirror", str(ws.path), "copy")
+    in_copy = ws.gitstate("status", "--all", "--json", path=tmp_path / "copy").json["workspaces"]
+    assert "missing" not in [item["status"] for item in in_copy], "it is pending in the original"
+    ws.git("worktree", "remove", "--force", lost.path)
+    for where in (ws.path, tmp_path / "copy"):
+        listed = ws.gitstate("status", "--all", "--json", path=where).json["workspaces"]
+        (item,) = (item for item in listed if item["workspace"] == str(lost.path))
+        assert (item["status"], item["branch"], item["context"]["task_id"]) == ("missing", "of-lost", "T-7")
+        assert item["waiting"] == saved["save_id"] and item["problem"].endswith(" recover --worktrees")
+    told = ws.gitstate("status", "--all").stdout.decode()
+    assert f"save {saved['save_id']} is pending; the directory does not exist: gitstate -C {ws.path} " in told
+
+
 def test_directory_without_repository_is_unreadable_and_says_why(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
