@@ -6,7 +6,10 @@ workspace is not held meanwhile: a remote may take minutes, and git may leave a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from ..errors import GitError, GitstateError, UsageError
@@ -18,6 +21,7 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.notes import NotesRef
 from ..objects.reader import LARGE, ObjectReader
+from ..system.process import descendants
 from ..system.stdlib import quote
 from ..workspace import settings
 
@@ -145,6 +149,27 @@ def _rejected(line: str) -> str:
 #: What a remote sends may build on objects that a partial clone lacks, and what it is sent may hold them: git fetches
 #: them then.
 LAZY = {"GIT_NO_LAZY_FETCH": "0"}
+
+
+@contextmanager
+def ended_with_its_gits() -> Iterator[None]:
+    """A signal that ends this program ends its gits, and what they started, as ssh: else the exchange would go on."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        for pid in descendants(os.getpid()):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
+        os.kill(os.getpid(), number)
+
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in heard:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def lazy_options(repository: Repository) -> tuple[str, ...]:

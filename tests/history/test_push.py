@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.states import dirty
+from tests.support.agents import ends, wait_until
 from tests.support.remotes import clone, remote_refs
 from tests.support.workspace import Workspace, run_git
 
@@ -25,6 +27,24 @@ def pre_push(ws: Workspace, script: str) -> None:
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\n{script}\n")
     hook.chmod(0o755)
+
+
+@pytest.mark.parametrize("command", ["push", "fetch"])
+def test_exchange_that_is_ended_goes_on_in_no_other_process(command: str, ws: Workspace, tmp_path: Path) -> None:
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    ready = tmp_path / "ready"
+    # Git waits for it, as for a host that does not answer.
+    ws.config("core.sshCommand", f"echo $$ >{ready}.new; mv {ready}.new {ready}; exec sleep 600;")
+    argv = [sys.executable, "-m", "gitstate", command, "ssh://host.invalid/repository"]
+    with subprocess.Popen(argv, cwd=ws.path, stderr=subprocess.DEVNULL) as exchange:
+        try:
+            wait_until(ready.exists, "git asks the remote")
+            exchange.terminate()
+            assert exchange.wait(60) == -signal.SIGTERM
+            assert ends(int(ready.read_text()))
+        finally:
+            exchange.kill()
 
 
 def test_push_obeys_the_pre_push_hook(ws: Workspace, tmp_path: Path) -> None:

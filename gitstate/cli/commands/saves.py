@@ -195,9 +195,11 @@ def prune(call: Call, names: tuple[str, ...], dry_run: bool, **given: Any) -> in
 def push(call: Call, remote: str | None, allow_secrets: bool, with_conversation: bool, dry_run: bool) -> int:
     """No branch is pushed. Saves may hold secrets, so a remote must be named, here or in gitstate.remote."""
     from ...history.push import push
+    from ...history.remote import ended_with_its_gits
 
-    repository = open_repository(call.directory)
-    done = push(repository, remote, dry_run=dry_run, allow_secrets=allow_secrets, with_conversation=with_conversation)
+    options = {"dry_run": dry_run, "allow_secrets": allow_secrets, "with_conversation": with_conversation}
+    with ended_with_its_gits():
+        done = push(open_repository(call.directory), remote, **options)
     return _report_exchange(call, done, dry_run)
 
 
@@ -207,8 +209,11 @@ def push(call: Call, remote: str | None, allow_secrets: bool, with_conversation:
 def fetch(call: Call, remote: str | None, dry_run: bool) -> int:
     """No branch is fetched. `gitstate recover --save ID` takes a save that is pending there."""
     from ...history.fetch import fetch
+    from ...history.remote import ended_with_its_gits
 
-    return _report_exchange(call, fetch(open_repository(call.directory), remote, dry_run=dry_run), dry_run)
+    with ended_with_its_gits():
+        done = fetch(open_repository(call.directory), remote, dry_run=dry_run)
+    return _report_exchange(call, done, dry_run)
 
 
 def _report_exchange(call: Call, exchange: Exchange, dry_run: bool) -> int:
