@@ -73,10 +73,13 @@ def recover_all(
         for result in (results[number] for number in range(len(looks)))
     ]
     later = {text_to_json(os.fsdecode(result.workspace)) for result in ordered if result.verdict == "unreachable"}
-    for orphan in (orphan for found in orphans.values() for orphan in found):
+    told = [orphan for found in orphans.values() for orphan in found if orphan.save_id not in recovered]
+    # Another gitstate may have recovered some meanwhile.
+    still = [orphan for found in find_orphans(looks, bare).values() for orphan in found] if told else []
+    for orphan in (orphan for orphan in told if orphan in still):
         if orphan.problem is not None:
             ordered.append(_unreadable(orphan))
-        elif orphan.save_id not in recovered and orphan.workspace_path not in later:
+        elif orphan.workspace_path not in later:
             ordered.append(_elsewhere(os.fsencode(orphan.workspace_path or "PATH"), orphan))
     return ordered
 

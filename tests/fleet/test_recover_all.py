@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from gitstate.cli.recovering import fleet_lines
+from gitstate.fleet.recover_all import recover_all
 from gitstate.format.manifest import LeftOut
-from gitstate.recover.request import RecoverResult
+from gitstate.recover.request import RecoverRequest, RecoverResult
 from gitstate.system import clock, forkpool, locks
 from gitstate.workspace.peek import Peeker
 from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
@@ -168,6 +169,22 @@ def test_bare_repository_has_its_worktrees_and_the_saves_of_those_that_are_gone(
     assert refused.exit_status == 1 and "core.bare false" not in refused.stderr
     again = run_gitstate(*shlex.split(refused.stderr.rpartition(": gitstate ")[2]), cwd=top)
     assert again.exit_status == 0 and agent.read("new.txt") == b"text\n", again
+
+
+def test_save_that_another_gitstate_recovers_meanwhile_is_not_told(ws: Workspace) -> None:
+    lost = Workspace(ws.outside / "lost", ws.outside)
+    ws.git("worktree", "add", "-q", "-b", "of-lost", lost.path)
+    for one in (ws, lost):
+        one.write("new.txt")
+        assert one.save().exit_status == 0
+    ws.git("worktree", "remove", "--force", lost.path)
+
+    def meanwhile(_done: int, _all: int, what: str) -> None:
+        if what == "recovered" and not lost.path.exists():
+            assert ws.gitstate("recover", "--into", str(lost.path)).exit_status == 0
+
+    (result,) = recover_all([os.fsencode(ws.path)], RecoverRequest(strict=True), meanwhile)
+    assert (result.verdict, result.exit_status) == ("restore", 0) and (lost.path / "new.txt").exists()
 
 
 @pytest.mark.parametrize("lost", ["objects", "marker"])
