@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
+from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import Progress, escape, first_of, print_answer, print_to, say, table, terminal_width
 from .quick import EXIT_ON_INTERRUPT, emit, guarded, working_directory
@@ -84,7 +84,9 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     else:
         results, complete = _recover_named(directory, given, request, opening, reader), True
         results = [_with_overwrite_hint(result, request) for result in results]
-    status = worst_of(result.exit_status for result in results)
+    statuses = [result.exit_status for result in results]
+    # Only on this status the boot service looks again: a workspace that needs a person must not keep it from that.
+    status = EXIT_AGAIN if many and EXIT_AGAIN in statuses else worst_of(statuses)
     if as_json:
         workspaces = [recover_json(result) for result in results]
         emit({"command": "recover", "workspaces": workspaces, "complete": complete, "exit_status": status})

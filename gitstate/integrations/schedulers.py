@@ -168,7 +168,7 @@ def _unit(name: str, *, resumes: bool = False) -> str:
         words.insert(0, "/usr/bin/env")
     text = template(name)
     if not resumes:
-        text = "".join(line for line in text.splitlines(True) if " resume --all" not in line)
+        text = "".join(line for line in text.splitlines(True) if not line.startswith(("ExecStart=-", "# Resume ")))
     return text.replace("@GITSTATE@", " ".join(words)).replace("@ENVIRONMENT@", environment)
 
 

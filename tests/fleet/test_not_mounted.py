@@ -56,6 +56,21 @@ def test_empty_directory_in_place_of_the_one_that_held_it_is_waited_for(template
     assert (run.exit_status, item(run, ws.path)["verdict"]) == (0, "restore"), run
 
 
+def test_workspace_that_needs_a_person_does_not_end_the_waiting(templates: Templates, tmp_path: Path) -> None:
+    """Only on status 75 the boot service looks again."""
+    for name in ("disk", "damaged"):
+        (tmp_path / name).mkdir()
+        ws = make(STATES["clean"], templates, tmp_path / name)
+        dirty(ws)
+        assert ws.save().exit_status == 0
+    (ws.git_dir / "HEAD").write_bytes(b"")
+    (tmp_path / "disk").rename(tmp_path / "away")
+    (tmp_path / "disk").mkdir()
+    run = all_of(tmp_path)
+    assert {one["exit_status"] for one in run.json["workspaces"]} == {4, 75}, run
+    assert (run.exit_status, run.json["exit_status"]) == (75, 75)
+
+
 @pytest.mark.parametrize("how", ["the workspace", "all of its directory", "and made anew with other things"])
 def test_removed_workspace_is_missing(templates: Templates, tmp_path: Path, how: str) -> None:
     (tmp_path / "there").mkdir()

@@ -71,3 +71,16 @@ def test_reboot_starts_the_agent_once(killed: Stage, tmp_path: Path) -> None:
     assert "T-9" in " ".join(call) and "--session-id" in call, "a session that nobody keeps starts fresh"
     assert SESSION not in call
     assert killed.pending() is None
+
+
+def test_agent_works_again_though_another_workspace_is_not_mounted(killed: Stage, tmp_path: Path) -> None:
+    disk = shlex.quote(str(tmp_path / "disk"))
+    unmounted = f"git init -q {disk}/ws; {GITSTATE} -C {disk}/ws register; mv {disk} {disk}.away; mkdir {disk}"
+    enable = f"{GITSTATE} boot enable --resume --scheduler systemd"
+    arguments = shlex.quote(str(killed.directory / "arguments"))
+    waits = "systemctl --user show -p ExecMainStatus gitstate-recover.service | grep -q =75"
+    script = (
+        f"{unmounted}\n{enable}\nleave; manager\npoll test -s {arguments}\npoll sh -c {waits!r}\npoll sh -c {ENDED!r}"
+    )
+    run(killed, script, tmp_path)
+    assert len(words(killed)) == 1
