@@ -126,7 +126,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         request.keep_paths,
         None if request.expected is None or request.expected.scan is None else request.expected.scan.tracked,
         end=None if request.end is None else request.end.part(PRECIOUS),
-        room=None if request.room is None else Room(request.room),
+        room=None if request.room is None else Room(request.room, request.room_ends),
         gives_up=request.look_end is not None and request.depth > 0,
         older=request.older,
     )

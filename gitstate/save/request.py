@@ -79,6 +79,8 @@ class SaveRequest(Record):
     """Skip files of more bytes: an early save takes the small ones first."""
     room: int | None = None
     """Bytes that the files may have together: the disk is full. `save` fills it in."""
+    room_ends: str = "the disk is full"
+    """Why files are skipped that have no room. `save` fills it in."""
     stay: bool = False
     """Leave branch and index where they are: the agent is still at work."""
     replaces: str | None = None

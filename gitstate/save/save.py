@@ -248,20 +248,41 @@ def _save_locked(repository: Repository, git: Git, request: SaveRequest, *, insi
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+#: Why a file is not saved that would make one in the repository grow to its limit.
+_TOO_LARGE = "no file may be so large here"
+#: The most bytes of a file where no limit is set, and a file system has one (FAT).
+_LARGEST = (1 << 32) - 1
+
+
 def _attempt_in_room(repository: Repository, git: Git, request: SaveRequest, *, insists: bool) -> SaveResult:
-    """Attempt it; where the disk is full again with half of what is left, then without any file. The result says so."""
+    """Attempt it; where the disk is full again with half of what is left, then without any file. The result says so.
+
+    The same where a file grew to the limit that the system sets (`ulimit -f`): half of what one file may have.
+    """
     told = ""
     for share in (2, None):
         try:
             return _with_word(_attempt(repository, git, request, insist=insists), told)
         except OSError as error:
-            if error.errno not in _FULL or request.kind != "save":
+            is_limit = error.errno == errno.EFBIG
+            if not is_limit and (error.errno not in _FULL or request.kind != "save"):
                 raise
-            disk = os.statvfs(repository.objects)
-            room = 0 if share is None else disk.f_bavail * disk.f_frsize // share
-            request = request._replace(room=room)
-            told = f"the disk was full ({error.strerror}), so the save was tried again with {room} bytes for files"
+            room = 0 if share is None else _room_left(repository, is_limit=is_limit) // share
+            request = request._replace(room=room, room_ends=_TOO_LARGE if is_limit else request.room_ends)
+            what = _TOO_LARGE if is_limit else "the disk was full"
+            told = f"{what} ({error.strerror}), so the save was tried again with {room} bytes for files"
     return _with_word(_attempt(repository, git, request, insist=insists), told)
+
+
+def _room_left(repository: Repository, *, is_limit: bool) -> int:
+    """How many bytes the disk has left, or one file may have."""
+    if is_limit:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        return _LARGEST if limit == resource.RLIM_INFINITY else limit
+    disk = os.statvfs(repository.objects)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _with_word(result: SaveResult, word: str) -> SaveResult:

@@ -86,15 +86,15 @@ class Growth:
 
 
 class Room:
-    """What a nearly full disk has left for files, in bytes."""
+    """What a nearly full disk has left for files, in bytes, and the reason of those that are not taken."""
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    def __init__(self, left: int, why: str) -> None:
+        self.left, self._why = left, why
 
     def refusal(self, size: int) -> str:
         """Why a file of `size` bytes is not taken; empty where it is."""
         if size > self.left:
-            return "the disk is full"
+            return self._why
         self.left -= size
         return ""
 

@@ -38,9 +38,9 @@ def run_command(ws: Workspace, then: str, *options: str) -> list[str]:
     return [*GITSTATE, "run", "--task-id", "T-9", *options, "--", *agent(ws, then)]
 
 
-def full(pid: int, size: int = 0) -> None:
-    """Limit files written by this process and its children to `size` bytes."""
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, size))
+def full(pid: int) -> None:
+    """Let this process and its children write no file."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
 
 
 def the_id(ws: Workspace, kind: str) -> str:
@@ -108,7 +108,6 @@ def test_run_whose_keepers_were_killed_names_the_latest_save(ws: Workspace) -> N
     before = fingerprint(ws.path)
     assert ws.gitstate("save").exit_status == 0
     ws.write("larger", os.urandom(1 << 20))
-    full(started.process.pid, 1 << 16)
     killed: list[int] = []
 
     def another() -> bool:
@@ -122,8 +121,12 @@ def test_run_whose_keepers_were_killed_names_the_latest_save(ws: Workspace) -> N
         killed.append(keeper_pid(ws))
         os.kill(killed[-1], signal.SIGKILL)
     wait_until(lambda: "no checkpoint is taken any more" in started.words(), "the words about the keepers")
+    journal = ws.git_dir / "gitstate" / "journal"
+    journal.unlink(missing_ok=True)
+    journal.mkdir()
     started.send(signal.SIGTERM)
     assert started.status() == 143, started.words()
+    journal.rmdir()
     said = started.words()
     assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said, said
     assert "next: gitstate recover" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -117,3 +118,17 @@ def test_save_without_room_for_any_file_says_so(ws: Workspace) -> None:
     assert [(item["path"], item["reason"]) for item in answer["left_out"]] == [("a.txt", "the disk is full")]
     assert answer["message"].endswith("with 0 bytes for files")
     assert ws.save().exit_status == 0
+
+
+@pytest.mark.parametrize("command", ["save", "checkpoint"])
+def test_file_over_the_limit_of_the_system_is_skipped_alone(ws: Workspace, command: str) -> None:
+    """`ulimit -f`, as batch systems set it."""
+    ws.append("a.txt", "edited\n")
+    ws.write("large.bin", os.urandom(1 << 20))
+    ws.cli_prefix = ("prlimit", f"--fsize={1 << 19}")
+    run = ws.gitstate(command, "--json")
+    assert (run.exit_status, run.json["result"]) == (4, "saved"), run
+    (skipped,) = run.json["left_out"]
+    assert (skipped["path"], skipped["reason"]) == ("large.bin", "no file may be so large here")
+    assert f"(File too large), so the save was tried again with {1 << 18} bytes for files" in run.stderr
+    assert ws.out("show", f"{run.json['wip_commit']}:a.txt").endswith("edited")
