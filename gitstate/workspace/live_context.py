@@ -138,10 +138,10 @@ def set_values(repository: Repository, values: Mapping[str, str]) -> Context:
     Raises UsageError for a measured field. A value that is too long is cut, with a word on stderr.
     """
     live, status = read_live_context(repository)
-    return _set(repository, Context() if status == FINISHED else live, values)
+    return _set(repository, Context() if status == FINISHED else live, values, begins=status != ACTIVE)
 
 
-def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> Context:
+def _set(repository: Repository, before: Context, values: Mapping[str, str], *, begins: bool) -> Context:
     fixed = [name for name in values if name in CONTEXT_FIELDS and name not in CALLER_FIELDS]
     if fixed:
         raise UsageError(f"{fixed[0]} is measured, not set", hint=f"gitstate set {' '.join(CALLER_FIELDS)} …")
@@ -150,9 +150,12 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
         from ..system.terminal import say
 
         say(*(f"gitstate: {name[:64]} is longer than a value of the context may be; it was cut" for name in too_long))
-    from .lease import presence_in
+    from .lease import clear_holder, presence_in
 
     if not presence_in(repository.git_dir, context).live:
+        if begins:
+            # Else the end of the run before would be the end of this task.
+            clear_holder(repository)
         # The recorded process is gone, the one that sets this is not. After a reboot the boot id tells that it is, too.
         context = context._replace(pid=None, pid_start=None, boot_id=process.boot_id())
     context = with_measured_fields(repository, context, read_head(repository.git_dir))
@@ -170,7 +173,7 @@ def begin(
     """
     settings.require(repository, "stateFile", "register")
     refuse_while_others_work(repository, owner_pid)
-    context = _set(repository, with_owner(before, owner_pid), values)
+    context = _set(repository, with_owner(before, owner_pid), values, begins=True)
     from . import registry
 
     registry.register(repository)

@@ -16,8 +16,11 @@ import pytest
 from gitstate.cli.recovering import fleet_lines
 from gitstate.fleet.recover_all import recover_all
 from gitstate.format.manifest import LeftOut
+from gitstate.git.opening import open_repository
 from gitstate.recover.request import RecoverRequest, RecoverResult
 from gitstate.system import clock, forkpool, locks
+from gitstate.system.process import Process
+from gitstate.workspace import lease
 from gitstate.workspace.peek import Peeker
 from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
 from tests.states import STATES, dirty, make
@@ -98,6 +101,36 @@ def test_live_loop_does_not_get_reverted_work_back(ws: Workspace) -> None:
     (item,) = ws.recover().json["workspaces"]
     assert item["verdict"] == "context_only"
     assert fingerprint(ws.path) == before
+
+
+@pytest.mark.parametrize("command", ["begin", "set"])
+def test_task_after_that_of_a_killed_run_is_no_crash(ws: Workspace, command: str) -> None:
+    """What was written down of the run that was killed says nothing of the task that begins after it."""
+    repository = open_repository(os.fsencode(ws.path))
+    ws.gitstate("set", "task_id=T-8")
+    lease.write_holder(repository, lease.this_holder("keeper", Process(dead_pid(), None)))
+    assert ws.recover("--all").json["workspaces"][0]["verdict"] == "context_only"
+    assert ws.gitstate("finish").exit_status == 0
+    assert ws.gitstate(command, "task_id=T-9").exit_status == 0
+    ws.append("a.txt", "an idea\n")
+    ws.gitstate("checkpoint")
+    ws.git("checkout", "-q", "a.txt")
+    assert ws.gitstate("status").stdout.decode().splitlines()[1].startswith("active")
+    assert ws.recover("--all").json["workspaces"][0]["verdict"] == "nothing"
+    ws.expect_exactly()
+
+
+@pytest.mark.parametrize("status", ["recovered", "finished"])
+def test_task_after_one_of_another_host_can_be_finished(ws: Workspace, status: str) -> None:
+    ws.gitstate("set", "task_id=T-8")
+    there = lease.this_holder("owner", Process(1, None))._replace(host="there", boot_id="another boot")
+    lease.write_holder(open_repository(os.fsencode(ws.path)), there)
+    assert ws.gitstate("finish").exit_status == 75, "it may still run"
+    assert ws.recover().exit_status == 0
+    if status == "finished":
+        assert ws.gitstate("finish").exit_status == 0
+    assert ws.gitstate("begin", "task_id=T-9").exit_status == 0
+    assert ws.gitstate("finish").exit_status == 0
 
 
 def test_finish_restores_no_checkpoint(ws: Workspace) -> None:
