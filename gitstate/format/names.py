@@ -9,7 +9,7 @@ from ..git import refs
 from ..git.command import Oid, is_oid
 from ..git.repository import Repository
 from ..system.files import fsync_path, open_own, read_limited, remove, sync, write_all
-from ..system.process import boot_id, hostname
+from ..system.process import boot_id, hostname, keeps_inodes
 from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ SUBJECT_INSIDE = "inside(gitstate): what is held of the repositories in it"
 SAVE_TRAILER, BASE_TRAILER = "Gitstate-Save", "Gitstate-Base"
 
 
-#: The file in gitstate's own directory of a workspace that holds its id: a name, and the numbers of three inodes.
+#: The file in gitstate's own directory of a workspace that holds its id: a name, the numbers of three inodes, and the
+#: place of that directory (`place_of`).
 ID_FILE = b"workspace-id"
 
 
@@ -82,18 +83,26 @@ def given_workspace_id(git_dir: bytes) -> str | None:
     """The id that was given to the worktree of this git directory; None where none was.
 
     A copy (`cp -a`) has inodes of its own: there the file says nothing, and the copy becomes a workspace of its own. A
-    new host name, another device number after a reboot, and a moved directory change no inode.
+    new host name, another device number after a reboot, and a moved directory change no inode. Where a file system does
+    not keep inodes, the path tells.
     """
     own = os.path.join(git_dir, b"gitstate")
     data = read_limited(os.path.join(own, ID_FILE), 1024)
-    name, *inodes = (data or b"").decode("ascii", "replace").split("\n")[:-1] or [""]
+    name, *told = (data or b"").decode("ascii", "replace").split("\n")[:-1] or [""]
     if not is_save_id(name):
         return None
     try:
-        there = [str(os.lstat(path).st_ino) for path in (git_dir, own, os.path.join(own, ID_FILE))]
+        infos = [os.lstat(path) for path in (git_dir, own, os.path.join(own, ID_FILE))]
     except OSError:
         return None
-    return name if inodes == there else None
+    if told[:3] == [str(info.st_ino) for info in infos]:
+        return name
+    return name if told[3:] == [place_of(own)] and not keeps_inodes(*infos[1:]) else None
+
+
+def place_of(directory: bytes) -> str:
+    """The path of a directory, as a hash."""
+    return digest("sha256", os.path.realpath(directory)).hexdigest()
 
 
 def give_workspace_id(repository: Repository, *, old_id: Callable[[], str | None]) -> str:
@@ -115,7 +124,7 @@ def give_workspace_id(repository: Repository, *, old_id: Callable[[], str | None
     fd = open_own(temporary, os.O_RDWR)
     try:
         inodes = [os.stat(repository.git_dir).st_ino, os.stat(repository.own).st_ino, os.fstat(fd).st_ino]
-        write_all(fd, "\n".join([name, *map(str, inodes), ""]).encode("ascii"))
+        write_all(fd, "\n".join([name, *map(str, inodes), place_of(repository.own), ""]).encode("ascii"))
         sync(fd)
     finally:
         os.close(fd)

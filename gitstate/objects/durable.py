@@ -13,6 +13,7 @@ from ..git.gitdir import operation_paths, operation_place
 from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.child import FilesystemSync
+from ..system.process import filesystem_type
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .tree import parents_with_top
 
@@ -203,7 +204,7 @@ def sync_each(paths: Iterable[bytes]) -> None:
             with suppress(OSError):
                 info = os.lstat(path)
                 devices.setdefault(info.st_dev, path if stat.S_ISDIR(info.st_mode) else os.path.dirname(path))
-    if devices and all(_filesystem_type(device) in _PROVEN for device in devices):
+    if devices and all(filesystem_type(device) in _PROVEN for device in devices):
         for place in devices.values():
             FilesystemSync(place).wait()
     else:
@@ -211,7 +212,7 @@ def sync_each(paths: Iterable[bytes]) -> None:
 
 
 def _is_one_sync_best(place: bytes) -> bool:
-    return _waiting_to_be_written() < _LITTLE_DIRT and _filesystem_type(os.stat(place).st_dev) in _PROVEN
+    return _waiting_to_be_written() < _LITTLE_DIRT and filesystem_type(os.stat(place).st_dev) in _PROVEN
 
 
 def _sync_one_by_one(repository: Repository, paths: Iterable[bytes]) -> None:
@@ -270,7 +271,7 @@ def start_sync_since(
             continue
         changed.append(directory)
         if most is None and len(found) > _SYNC_ALONE:
-            proven = all(_filesystem_type(device) in _PROVEN for device in devices)
+            proven = all(filesystem_type(device) in _PROVEN for device in devices)
             most = _most_alone() if proven else _SYNC_MANY
         if most is not None and len(found) > most:
             # It does not matter how many more there are.
@@ -306,16 +307,6 @@ def _most_alone() -> int:
     """For more files than this one `syncfs` is faster than an fsync of each, with what waits to be written now."""
     waiting = _waiting_to_be_written()
     return _SYNC_ALONE if waiting < _LEAST_DIRT else _SYNC_FEW if waiting < _LITTLE_DIRT else _SYNC_MANY
-
-
-def _filesystem_type(device: int) -> bytes:
-    """The type of a mounted file system by its device number; empty where Linux does not tell (`man 5 proc`)."""
-    number = b"%d:%d" % (os.major(device), os.minor(device))
-    for line in (process.read_proc("/proc/self/mountinfo") or b"").split(b"\n"):
-        fields = line.split(b" ")
-        if fields[2:3] == [number]:
-            return fields[fields.index(b"-") + 1]
-    return b""
 
 
 def _waiting_to_be_written() -> float:

@@ -294,6 +294,29 @@ def read_proc(path: str) -> bytes | None:
     return b"".join(parts)
 
 
+def filesystem_type(device: int) -> bytes:
+    """The type of a mounted file system by its device number; empty where Linux does not tell (`man 5 proc`)."""
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    for line in (read_proc("/proc/self/mountinfo") or b"").split(b"\n"):
+        fields = line.split(b" ")
+        if fields[2:3] == [number]:
+            return fields[fields.index(b"-") + 1]
+    return b""
+
+
+#: File systems that make up inodes anew at each mount, if not within one; those of FUSE may, too.
+_FLEETING = (b"vfat", b"msdos", b"exfat", b"vboxsf", b"cifs", b"smb3")
+
+
+def keeps_inodes(directory: os.stat_result, inside: os.stat_result) -> bool:
+    """Whether a directory, with a file that it holds, has the same inode at the next mount.
+
+    overlayfs makes up those of directories where its layers are on several file systems: then files have other devices.
+    """
+    kind = filesystem_type(directory.st_dev)
+    return directory.st_dev == inside.st_dev and kind not in _FLEETING and not kind.startswith(b"fuse")
+
+
 def inherited_descriptors() -> list[int]:
     """The descriptors above those of the standard streams that a program started from here would inherit."""
     found = []

@@ -20,6 +20,7 @@ import os
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
+from ..format.names import place_of
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
@@ -265,7 +266,7 @@ def write_holder(repository: Repository, holder: Holder) -> None:
 def _write_record(repository: Repository, holder: Holder) -> None:
     keeper = holder.keeper
     value = {**holder._asdict(), "owner": list(holder.owner), "keeper": None if keeper is None else list(keeper)}
-    value["inode"] = os.stat(repository.own).st_ino
+    value["inode"], value["place"] = os.stat(repository.own).st_ino, place_of(repository.own)
     path = os.path.join(repository.own, _RECORD)
     files.write_atomic(path, dumps(value), staging=repository.own, durable=False)
 
@@ -298,7 +299,7 @@ def read_holder(own: bytes) -> Holder | None:
     except BadJson:
         return None
     kind, owner, inode = value.get("kind"), _process(value.get("owner")), value.get("inode")
-    if kind not in ("keeper", "owner") or owner is None or inode != _inode(own):
+    if kind not in ("keeper", "owner") or owner is None or not _is_of(own, inode, value.get("place")):
         return None
 
     def text(name: str) -> str | None:
@@ -314,7 +315,7 @@ def read_holder(own: bytes) -> Holder | None:
         text("host"),
         text("boot_id"),
         text("pid_namespace"),
-        inode,
+        inode if isinstance(inode, int) else None,
     )
 
 
@@ -342,10 +343,15 @@ def _from_context(context: Context) -> Holder | None:
     return Holder("owner", owner, host=context.host, boot_id=context.boot_id, agent=context.agent)
 
 
-def _inode(own: bytes) -> int | None:
+def _is_of(own: bytes, inode: object, place: object) -> bool:
+    """Whether a record with this inode and place is of the directory that it stands in: it came with no copy."""
     with suppress(OSError):
-        return os.lstat(own).st_ino
-    return None
+        info = os.lstat(own)
+        if inode == info.st_ino:
+            return True
+        record = os.lstat(os.path.join(own, _RECORD))
+        return place == place_of(own) and not process.keeps_inodes(info, record)
+    return False
 
 
 def _is_held(own: bytes, name: bytes) -> bool:

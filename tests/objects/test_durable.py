@@ -23,6 +23,7 @@ from gitstate.save.save import save
 from gitstate.snapshot.incremental import Baseline
 from gitstate.system import child, files
 from gitstate.system.child import FilesystemSync
+from gitstate.system.process import filesystem_type
 from tests.support.repositories import three_files
 
 
@@ -70,7 +71,7 @@ def test_save_syncs_what_an_agent_staged_by_one_call_where_little_else_waits(
 
     monkeypatch.setattr(files, "fsync_path", counted)
     monkeypatch.setattr(durable, "FilesystemSync", Counted)
-    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "filesystem_type", lambda device: b"ext4")
     monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0 if dirt == "little" else float("inf"))
     assert save(os.fsencode(ws.path), SaveRequest()).branch_moved
     loose = [path for path in synced if path.startswith(b"/objects/") and path.count(b"/") == 3]
@@ -104,7 +105,7 @@ def test_one_sync_needs_no_file_that_another_git_may_remove(tmp_path: Path, monk
 
     (tmp_path / "ref").touch()
     monkeypatch.setattr(durable, "FilesystemSync", Counted)
-    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "filesystem_type", lambda device: b"ext4")
     monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0)
     monkeypatch.setattr(os, "stat", gone)
     start_sync_since([os.fsencode(tmp_path)], 0, [os.fsencode(tmp_path / "ref")])
@@ -129,7 +130,7 @@ def test_no_more_is_looked_for_once_one_sync_is_due(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", counted)
-    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "filesystem_type", lambda device: b"ext4")
     monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: float(dirt))
     start_sync_since([os.fsencode(place) for place in places], 0)
     assert len(seen) == listed
@@ -188,7 +189,7 @@ def test_control_files_are_synced_again_only_once_they_changed(tmp_path: Path, m
         return {*synced}
 
     monkeypatch.setattr(durable, "_clock_offset", lambda: 1)
-    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"")
+    monkeypatch.setattr(durable, "filesystem_type", lambda device: b"")
     head, index = (f"{os.path.relpath(ws.git_dir, tmp_path)}/{name}" for name in ("HEAD", "index"))
     assert {head, index} <= bring("one")
     bring("one")
@@ -301,7 +302,7 @@ def test_refs_move_when_what_an_agent_staged_is_on_the_disk(
         done.append("refs")
         carry_out(writer)
 
-    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "filesystem_type", lambda device: b"ext4")
     monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0)
     # Nothing vouches for what was staged.
     (ws.git_dir / "gitstate/durable").unlink()
@@ -335,7 +336,7 @@ def test_marker_goes_when_what_a_recovery_found_right_is_on_the_disk(
         commit(writer, *args, **more)
 
     monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0 if at_once else float("inf"))
-    monkeypatch.setattr(durable, "_PROVEN", (durable._filesystem_type(os.stat(ws.path).st_dev),))
+    monkeypatch.setattr(durable, "_PROVEN", (filesystem_type(os.stat(ws.path).st_dev),))
     monkeypatch.setattr(files, "fsync_path", synced)
     monkeypatch.setattr(FilesystemSync, "wait", waited)
     monkeypatch.setattr(RefWriter, "commit", moved)

@@ -12,6 +12,7 @@ from gitstate.objects import durable
 from gitstate.recover.recover import recover
 from gitstate.recover.request import RecoverRequest
 from gitstate.system import files
+from gitstate.system.process import filesystem_type
 from tests.support.repositories import three_files
 
 FILES = 1200
@@ -30,7 +31,7 @@ def test_files_are_not_flushed_one_by_one(tmp_path: Path, monkeypatch: pytest.Mo
         shutil.rmtree(ws.path / "new", ignore_errors=True)
     # As on a machine whose disk has much to write for others, where few files are flushed one by one.
     monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: float("inf"))
-    monkeypatch.setattr(durable, "_PROVEN", (durable._filesystem_type(os.stat(ws.path).st_dev),))
+    monkeypatch.setattr(durable, "_PROVEN", (filesystem_type(os.stat(ws.path).st_dev),))
     flushed = []
     fsync_path = files.fsync_path
 
