@@ -136,14 +136,20 @@ def _config(repository: Repository, request: RunRequest, times: Times) -> Keeper
     return KeeperConfig(os.fsdecode(repository.toplevel), new_save_id(), owner, stop, times)
 
 
+#: What LXC and systemd send to process 1 of a container to end it (`man lxc.container.conf`, `man systemd`). They would
+#: end any other process, and what worked for it; process 1 gets no signal that it does not listen to.
+_OF_A_CONTAINER = (signal.SIGPWR, signal.SIGRTMIN + 3) if hasattr(signal, "SIGPWR") else ()
+
+
 def _heard(request: RunRequest) -> set[int]:
     """The signals that end the run: not those that were ignored from the start, as under nohup.
 
     A shell without job control starts background commands with SIGINT and SIGQUIT ignored. With an owner (the shell
-    library of a loop) those two count all the same.
+    library of a loop) those two count all the same. Process 1 of a container is ended by others, too.
     """
     mine = {signal.SIGINT, signal.SIGQUIT} if request.owner_pid is not None else set()
-    heard: set[int] = {number for number in SIGNALS if number in mine or signal.getsignal(number) != signal.SIG_IGN}
+    ends = (*SIGNALS, *_OF_A_CONTAINER) if os.getpid() == 1 else SIGNALS
+    heard: set[int] = {number for number in ends if number in mine or signal.getsignal(number) != signal.SIG_IGN}
     for number in heard:
         signal.signal(number, signal.SIG_DFL)
     return heard

@@ -321,6 +321,23 @@ def test_process_1_of_a_container_reaps_orphans_and_ends_of_the_signal(ws: Works
     assert ws.refs("refs/gitstate/pending")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: unshare makes a pid namespace")
+@pytest.mark.parametrize("number", [signal.SIGPWR, signal.SIGRTMIN + 3])
+def test_process_1_of_a_container_ends_as_containers_are_told_to(ws: Workspace, number: int) -> None:
+    """By LXC and by systemd. The kernel drops a signal for process 1 that it does not listen to."""
+    container = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+    with subprocess.Popen([*container, *run_command(ws, "")], cwd=ws.path, stderr=subprocess.DEVNULL) as process:
+        try:
+            agent_pid(ws)
+            before = fingerprint(ws.path)
+            (children,) = Path(f"/proc/{process.pid}/task").glob("*/children")
+            os.kill(int(children.read_text().split()[0]), number)
+            assert process.wait(60) == 128 + number
+        finally:
+            process.kill()
+    check_recovered(ws, before)
+
+
 def test_last_save_needs_no_code_that_the_agent_may_have_changed(ws: Workspace) -> None:
     """An agent may edit or update gitstate itself while the keeper waits to save."""
     code = ws.outside / "code"
