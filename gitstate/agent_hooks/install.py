@@ -244,8 +244,9 @@ class OriginalSettings(NamedTuple):
 
 
 def _record_path(agent: Agent, path: bytes, environ: Mapping[str, str]) -> bytes:
-    home = environ.get("HOME") or os.path.expanduser("~")
-    top = environ.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state")
+    home = files.home(os.fsencode(environ.get("HOME", "")))
+    named = environ.get("XDG_STATE_HOME", "")
+    top = named if named.startswith("/") else os.path.join(os.fsdecode(home), ".local", "state")
     name = f"{agent.name}-{hashlib.sha256(path).hexdigest()[:16]}.json"
     return os.fsencode(os.path.join(top, "gitstate", "agents", name))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 # A hook loads this after each tool of an agent: the stand-ins spare it 2 ms.
+from ..system.files import home
 from ..system.stdlib import TYPE_CHECKING, Record, signal
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Home(Record):
         elsewhere = environ.get(self.variable) if self.variable else None
         if elsewhere:
             return os.path.join(elsewhere, self.below) if self.below else elsewhere
-        return os.path.join(environ.get("HOME") or os.path.expanduser("~"), self.directory)
+        return os.path.join(os.fsdecode(home(os.fsencode(environ.get("HOME", "")))), self.directory)
 
 
 class HookEvent(Record):

@@ -155,7 +155,8 @@ class Systemd(Scheduler):
 
 
 def _unit_path(name: str) -> str:
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    named = os.environ.get("XDG_CONFIG_HOME", "")
+    config = named if named.startswith("/") else os.path.join(os.fsdecode(files.home()), ".config")
     return os.path.join(config, "systemd", "user", name)
 
 
@@ -318,7 +319,7 @@ class Launchd(Scheduler):
 
 
 def _plist_path() -> str:
-    return os.path.join(os.path.expanduser("~"), "Library", "LaunchAgents", _PLIST)
+    return os.path.join(os.fsdecode(files.home()), "Library", "LaunchAgents", _PLIST)
 
 
 def _plist(*, resumes: bool) -> str:

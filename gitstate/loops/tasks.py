@@ -142,8 +142,7 @@ class FileTasks:
         _lines(self._content())
         self._workspace = os.path.realpath(workspace)
         name = hashlib.sha256(self._path).hexdigest()[:24]
-        top = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-        self._claims = os.path.join(os.fsencode(top), b"gitstate", b"claims", name.encode())
+        self._claims = os.path.join(files.state_home(), b"gitstate", b"claims", name.encode())
 
     def take(self, is_over: Callable[[], bool]) -> Task | None:
         """See TaskSource. A line that this workspace has claimed comes first."""

@@ -114,9 +114,25 @@ def fsync_paths(paths: Iterable[bytes]) -> None:
         raise errors[0]
 
 
-def home() -> bytes:
-    """The user's home directory: HOME, else what the password database says (`env -i`, some schedulers)."""
-    return os.path.expanduser(b"~")
+def home(named: bytes | None = None) -> bytes:
+    """The user's home directory: HOME, else what the password database says (`env -i`, some schedulers), else `/`.
+
+    So container runtimes set it for a user whom the database does not know. A relative HOME would be another directory
+    in each place, and is ignored. `named` is HOME in another environment.
+    """
+    named = os.environb.get(b"HOME", b"") if named is None else named
+    if not named.startswith(b"/"):
+        import pwd
+
+        with suppress(KeyError):
+            named = os.fsencode(pwd.getpwuid(os.getuid()).pw_dir)
+    return named.rstrip(b"/") or b"/" if named.startswith(b"/") else b"/"
+
+
+def state_home() -> bytes:
+    """The directory for what programs of the user keep. A relative XDG_STATE_HOME is ignored, as its rules demand."""
+    named = os.environb.get(b"XDG_STATE_HOME", b"")
+    return named if named.startswith(b"/") else os.path.join(home(), b".local", b"state")
 
 
 def make_directory(path: bytes, *, top: bytes, mode: int = 0o777, durable: bool = True) -> None:

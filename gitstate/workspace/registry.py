@@ -115,11 +115,8 @@ def registered() -> list[bytes]:
 
 
 def list_directory() -> bytes:
-    """The directory that holds the list. A relative XDG_STATE_HOME is ignored, as the specification demands."""
-    state_home = os.environb.get(b"XDG_STATE_HOME", b"")
-    if not state_home.startswith(b"/"):
-        state_home = os.path.join(files.home(), b".local", b"state")
-    return os.path.join(state_home, b"gitstate", b"workspaces")
+    """The directory that holds the list."""
+    return os.path.join(files.state_home(), b"gitstate", b"workspaces")
 
 
 def _open_list(*, create: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -190,3 +191,26 @@ def test_error_of_a_write_to_a_pipe_names_no_file() -> None:
     finally:
         os.close(writing)
     assert raised.value.filename is None
+
+
+def test_home_is_never_relative() -> None:
+    """Else there would be a directory `~` or `rel` in the workspace of the agent."""
+    known = os.fsencode(pwd.getpwuid(os.getuid()).pw_dir)
+    assert files.home(b"/a/b/") == b"/a/b"
+    assert files.home(b"rel") == files.home(b"") == known
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user asks")
+def test_home_of_a_user_whom_nobody_knows_is_the_root_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.setuid(2_345_678)
+        os.write(writing, files.state_home())
+        os._exit(0)
+    os.close(writing)
+    assert os.waitpid(pid, 0)[1] == 0
+    with open(reading, "rb") as pipe:
+        assert pipe.read() == b"/.local/state"
