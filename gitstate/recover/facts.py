@@ -34,6 +34,7 @@ from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.lease import describe, presence_in
 from ..workspace.live_context import (
     RECOVERED,
+    is_of_finished_task,
     owner_state,
     pending_in_context,
     read_live_context,
@@ -144,7 +145,10 @@ def compare_with_checkpoint(workspace: Workspace, facts: Facts) -> DiskState:
     paths = SavedPaths(workspace, (checkpoint,))
     actions = [choice.action for choice in paths.choices(paths.targets(), Outcome())]
     lacks = lacks_checkpoint(facts, checkpoint, actions)
-    return disk_state(facts, lacks=lacks, is_wiped=lacks and _is_wiped(workspace.repository))
+    state = disk_state(facts, lacks=lacks, is_wiped=lacks and _is_wiped(workspace.repository))
+    is_older = facts.newer_save or is_of_finished_task(workspace.repository, checkpoint.archive)
+    # A run that was killed before its first checkpoint has none: what is gone of an older one was not gone in it.
+    return "differs" if state == "gone" and is_older else state
 
 
 def _went_on(workspace: Workspace, facts: Facts, checkpoint: Save) -> bool:

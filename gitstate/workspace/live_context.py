@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import BadJson, TryAgain, UsageError
+from ..errors import BadJson, GitstateError, TryAgain, UsageError
 from ..format.context import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
@@ -19,7 +19,8 @@ from ..format.context import (
     with_values,
 )
 from ..format.manifest import Manifest
-from ..format.names import branch_name
+from ..format.names import branch_name, checkpoint_ref, workspace_id
+from ..git import refs
 from ..git.command import Oid, is_oid
 from ..git.repository import Repository, read_head
 from ..system import files, process
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 STATE_FILE = b"active_state.json"
 CONTEXT_FILE = b"context.json"
+#: Beside it: the archive of the checkpoint that was the latest when a task was marked as done.
+_DONE = b"finished-checkpoint"
 #: The statuses of a context: an agent works on it; a save of it is pending; it was recovered; its task is done.
 ACTIVE: Final = "active"
 INTERRUPTED: Final = "interrupted"
@@ -211,7 +214,16 @@ def finish(repository: Repository) -> Context:
     live, _ = read_live_context(repository)
     context = with_measured_fields(repository, live, read_head(repository.git_dir))._replace(pid=None, pid_start=None)
     write_state(repository, context, FINISHED)
+    with suppress(OSError, GitstateError):
+        checkpoint = refs.read_refs(repository, [checkpoint_ref(workspace_id(repository))])
+        done = "".join(checkpoint.values()).encode("ascii")
+        files.write_atomic(os.path.join(repository.own, _DONE), done, staging=repository.own, durable=False)
     return context
+
+
+def is_of_finished_task(repository: Repository, checkpoint: Oid) -> bool:
+    """Whether a checkpoint was the latest when a task was marked as done: it holds nothing of the next one."""
+    return files.read_limited(os.path.join(repository.own, _DONE), 1024) == checkpoint.encode("ascii")
 
 
 def replace_context(repository: Repository, context: Context, status: Status) -> None:

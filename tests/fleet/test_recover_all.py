@@ -120,6 +120,42 @@ def test_task_after_that_of_a_killed_run_is_no_crash(ws: Workspace, command: str
     ws.expect_exactly()
 
 
+def crash(ws: Workspace) -> None:
+    """A task begins, and all that works on it is killed before its first checkpoint."""
+    assert ws.gitstate("begin", "task_id=T-9").exit_status == 0
+    holder = lease.this_holder("keeper", Process(dead_pid(), None))
+    lease.write_holder(open_repository(os.fsencode(ws.path)), holder)
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_killed_run_without_a_checkpoint_gets_nothing_of_an_older_task(ws: Workspace, is_saved: bool) -> None:
+    ws.gitstate("set", "task_id=T-8")
+    ws.append("a.txt", "of the older task\n")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    if is_saved:
+        ws.append("a.txt", "more\n")
+        assert ws.save().exit_status == 0 and ws.recover().exit_status == 0
+    else:
+        assert ws.gitstate("finish").exit_status == 0
+    ws.git("checkout", "-q", "a.txt")
+    crash(ws)
+    (item,) = ws.recover("--all").json["workspaces"]
+    assert (item["verdict"], item["context"]["task_id"]) == ("context_only", "T-9"), item
+    ws.expect_exactly()
+
+
+def test_checkpoint_of_the_next_task_with_the_same_files_is_its_own(ws: Workspace) -> None:
+    ws.gitstate("set", "task_id=T-8")
+    ws.append("a.txt", "of both\n")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    assert ws.gitstate("finish").exit_status == 0
+    crash(ws)
+    assert ws.gitstate("checkpoint").exit_status == 0
+    ws.git("checkout", "-q", "a.txt")
+    assert ws.recover("--all").json["workspaces"][0]["verdict"] == "restore"
+    assert ws.read("a.txt").endswith(b"of both\n")
+
+
 @pytest.mark.parametrize("status", ["recovered", "finished"])
 def test_task_after_one_of_another_host_can_be_finished(ws: Workspace, status: str) -> None:
     ws.gitstate("set", "task_id=T-8")
