@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
+    from ..fleet.find import Found
     from ..fleet.status import Summary
     from ..git.opening import Opening
     from ..objects.reader import ObjectReader
@@ -76,11 +77,10 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
 
         results, complete = recover_worktrees(directory, request, Progress()), True
     elif many:
-        from ..fleet.find import bare_repository
         from ..fleet.recover_all import recover_all
 
-        targets, complete = all_workspaces(directory, paths, roots)
-        results = recover_all(targets, request, Progress(), bare=None if roots else bare_repository(directory))
+        targets, complete, bare = all_workspaces(directory, paths, roots)
+        results = recover_all(targets, request, Progress(), bare=bare)
     else:
         results, complete = _recover_named(directory, given, request, opening, reader), True
         results = [_with_overwrite_hint(result, request) for result in results]
@@ -174,12 +174,12 @@ def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> Reco
     return result._replace(message=message, hint=locate(hint, result.workspace))
 
 
-def all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> tuple[list[bytes], bool]:
-    """All known workspaces and `paths`. The flag: the search below `roots` saw all."""
+def all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> Found:
+    """All known workspaces, or those below `roots`, and `paths`."""
     from ..fleet.find import workspaces
 
-    known, complete = workspaces(directory, [os.path.join(directory, os.fsencode(root)) for root in roots])
-    return list(dict.fromkeys([*_absolute(directory, paths), *known])), complete
+    known = workspaces(directory, [os.path.join(directory, os.fsencode(root)) for root in roots])
+    return known._replace(paths=tuple(dict.fromkeys((*_absolute(directory, paths), *known.paths))))
 
 
 def _absolute(directory: bytes, paths: Iterable[str]) -> list[bytes]:
@@ -202,14 +202,12 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     # One that was named, or the current directory, and is no workspace: an error as with every other command.
     named = not (given.get("everything") or roots)
     if is_watched and not named:
-        return _watch(directory, as_json, given, lambda: all_workspaces(directory, paths, roots))
+        return _watch(directory, as_json, given, lambda: all_workspaces(directory, paths, roots)[:2])
+    targets: Sequence[bytes]
     if not named:
-        targets, complete = all_workspaces(directory, paths, roots)
+        targets, complete, bare = all_workspaces(directory, paths, roots)
     else:
-        targets, complete = _absolute(directory, paths) or [directory], True
-    from ..fleet.find import bare_repository
-
-    bare = bare_repository(directory) if given.get("everything") else None
+        targets, complete, bare = _absolute(directory, paths) or [directory], True, None
     found = summaries(targets, Progress(), with_gone=not named, bare=bare)
     failed = named and any(item.status in _NO_WORKSPACE for item in found)
     if is_watched and not failed:
@@ -244,7 +242,7 @@ def _check_status(given: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _watch(
-    directory: bytes, as_json: bool, given: Mapping[str, Any], find: Callable[[], tuple[list[bytes], bool]]
+    directory: bytes, as_json: bool, given: Mapping[str, Any], find: Callable[[], tuple[Sequence[bytes], bool]]
 ) -> int:
     """`status` with `--watch` or `--prometheus`: `find` returns the workspaces, and whether the search saw all."""
     from ..fleet.status import summaries
@@ -255,7 +253,7 @@ def _watch(
         return _summaries_json(summaries(targets), complete)
 
     query = live.WatchQuery(
-        lambda: find()[0],
+        lambda: list(find()[0]),
         _INTERVAL if given.get("interval") is None else given["interval"],
         _metrics_file(directory, given.get("prometheus")),
         as_one_json if as_json else None,

@@ -47,25 +47,29 @@ _TOOL_DIRECTORIES = frozenset(
 
 
 class Found(Record):
-    """Workspaces below a root, sorted by path. `complete` is False if a limit ended the walk."""
+    """Workspaces that were found. `complete` is False if a limit ended a walk."""
 
     paths: tuple[bytes, ...]
     complete: bool
+    bare: Repository | None = None
+    """The bare repository that one stands in: all its worktrees may be gone."""
 
 
-def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], bool]:
+def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> Found:
     """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, which may be bare,
-    and all registered workspaces. The flag says whether the walk below the roots saw everything.
+    and all registered workspaces.
     """
     from ..git.opening import open_repository
     from ..recover.facts import worktrees
     from ..workspace import registry
 
     found: list[bytes] = []
-    complete = True
+    complete, bare = True, None
     if not roots:
         try:
-            listed = worktrees(open_repository(here, bare_too=True))
+            repository = open_repository(here, bare_too=True)
+            bare = repository if is_bare(repository) else None
+            listed = worktrees(repository)
             # Git lists the directory of a bare repository too.
             found += [path for path in listed if os.path.lexists(os.path.join(path, b".git"))]
         except GitstateError:
@@ -75,18 +79,12 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
         walked = find(root)
         found += walked.paths
         complete = complete and walked.complete
-    return list(dict.fromkeys(found)), complete
+    return Found(tuple(dict.fromkeys(found)), complete, bare)
 
 
-def bare_repository(here: bytes) -> Repository | None:
-    """The bare repository in `here`; None where there is a worktree, or no repository."""
-    from ..git.opening import open_repository
-
-    try:
-        repository = open_repository(here, bare_too=True)
-    except GitstateError:
-        return None
-    return repository if repository.toplevel == repository.git_dir else None
+def is_bare(repository: Repository) -> bool:
+    """Whether one that was opened with `bare_too` is bare."""
+    return repository.toplevel == repository.git_dir
 
 
 def peek_all(paths: Sequence[bytes], looked_at: Callable[[int], None] = lambda _: None) -> list[WorkspacePeek]:

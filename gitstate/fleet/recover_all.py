@@ -24,7 +24,7 @@ from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace import registry
 from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek
-from .find import WORKERS, bare_repository, peek_all
+from .find import WORKERS, is_bare, peek_all
 from .orphans import Orphan, find_orphans
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def recover_worktrees(
     repository = open_repository(directory, bare_too=True)
     # Git lists the directory of a bare repository too, and worktrees that are gone: their saves are told by themselves.
     here = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
-    results = recover_all(here, request, progress, bare=bare_repository(directory))
+    results = recover_all(here, request, progress, bare=repository if is_bare(repository) else None)
     return [_added_anew(repository, result, request) if result.verdict == "elsewhere" else result for result in results]
 
 

@@ -74,9 +74,9 @@ def test_workspaces_below_a_root_do_not_include_registered_ones(ws: Workspace, t
     assert ws.save().exit_status == 0
     other = tmp_path / "root" / "other"
     run_git(tmp_path, "init", "-q", str(other))
-    below, complete = workspaces(os.fsencode(ws.path), [os.fsencode(tmp_path / "root")])
-    assert (below, complete) == ([os.fsencode(other)], True)
-    assert os.fsencode(ws.path) in workspaces(os.fsencode(other))[0]
+    below = workspaces(os.fsencode(ws.path), [os.fsencode(tmp_path / "root")])
+    assert (below.paths, below.complete) == ((os.fsencode(other),), True)
+    assert os.fsencode(ws.path) in workspaces(os.fsencode(other)).paths
 
 
 def test_peek_sees_each_path_in_the_order_asked_for(ws: Workspace, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
     if many:
         from ...fleet.find import peek_all, workspaces
 
-        found = workspaces(call.directory, call.absolute(roots))[0]
+        found = workspaces(call.directory, call.absolute(roots)).paths
         # One of another user, and one that does not answer, is left alone.
         targets += [seen.workspace for seen in peek_all(found) if seen.due or _was_recovered(seen)]
     results: list[ResumeResult] = []

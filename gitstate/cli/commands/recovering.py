@@ -88,7 +88,7 @@ def verify(call: Call, paths: tuple[str, ...], everything: bool) -> int:
     from ...recover.request import worst_of
 
     targets = (
-        recovering.all_workspaces(call.directory, paths, ())[0]
+        recovering.all_workspaces(call.directory, paths, ()).paths
         if everything
         else call.absolute(paths) or [call.directory]
     )

@@ -67,7 +67,7 @@ def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> i
     from ...fleet.find import workspaces
     from ...fleet.stop import stop as stop_run
 
-    known = workspaces(call.directory)[0] if everything else []
+    known = workspaces(call.directory).paths if everything else ()
     results: list[StopResult] = []
 
     def stop_one(path: bytes) -> int:
