@@ -9,7 +9,7 @@ from ..git import refs
 from ..git.command import Oid, is_oid
 from ..git.repository import Repository
 from ..system.files import fsync_path, open_own, read_limited, remove, sync, write_all
-from ..system.process import boot_id, hostname, keeps_inodes
+from ..system.process import boot_id, hostname, keeps_inodes, place_of
 from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
 
 if TYPE_CHECKING:
@@ -98,11 +98,6 @@ def given_workspace_id(git_dir: bytes) -> str | None:
     if told[:3] == [str(info.st_ino) for info in infos]:
         return name
     return name if told[3:] == [place_of(own)] and not keeps_inodes(*infos[1:]) else None
-
-
-def place_of(directory: bytes) -> str:
-    """The path of a directory, as a hash."""
-    return digest("sha256", os.path.realpath(directory)).hexdigest()
 
 
 def give_workspace_id(repository: Repository, *, old_id: Callable[[], str | None]) -> str:

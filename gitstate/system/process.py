@@ -8,7 +8,7 @@ import stat
 import time
 
 from .clock import Deadline
-from .stdlib import TYPE_CHECKING, Record, signal, suppress
+from .stdlib import TYPE_CHECKING, Record, digest, signal, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -315,6 +315,11 @@ def keeps_inodes(directory: os.stat_result, inside: os.stat_result) -> bool:
     """
     kind = filesystem_type(directory.st_dev)
     return directory.st_dev == inside.st_dev and kind not in _FLEETING and not kind.startswith(b"fuse")
+
+
+def place_of(directory: bytes) -> str:
+    """The path of a directory, as a hash: what tells it where `keeps_inodes` does not hold."""
+    return digest("sha256", os.path.realpath(directory)).hexdigest()
 
 
 def inherited_descriptors() -> list[int]:

@@ -20,7 +20,6 @@ import os
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
-from ..format.names import place_of
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
@@ -266,7 +265,7 @@ def write_holder(repository: Repository, holder: Holder) -> None:
 def _write_record(repository: Repository, holder: Holder) -> None:
     keeper = holder.keeper
     value = {**holder._asdict(), "owner": list(holder.owner), "keeper": None if keeper is None else list(keeper)}
-    value["inode"], value["place"] = os.stat(repository.own).st_ino, place_of(repository.own)
+    value["inode"], value["place"] = os.stat(repository.own).st_ino, process.place_of(repository.own)
     path = os.path.join(repository.own, _RECORD)
     files.write_atomic(path, dumps(value), staging=repository.own, durable=False)
 
@@ -350,7 +349,7 @@ def _is_of(own: bytes, inode: object, place: object) -> bool:
         if inode == info.st_ino:
             return True
         record = os.lstat(os.path.join(own, _RECORD))
-        return place == place_of(own) and not process.keeps_inodes(info, record)
+        return place == process.place_of(own) and not process.keeps_inodes(info, record)
     return False
 
 
