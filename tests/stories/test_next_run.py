@@ -228,6 +228,20 @@ def test_worktree_that_is_gone_stops_no_run_in_another(argv: list[str], ws: Work
     assert len(ws.refs("refs/gitstate/pending")) == 1
 
 
+@pytest.mark.parametrize("known", ["branch", "path", "unreadable"])
+def test_worktree_that_is_gone_stops_a_run_that_may_go_on_with_it(known: str, ws: Workspace) -> None:
+    lost, save_id = lost_worktree(ws)
+    branch = "of-a" if known == "branch" else "next"
+    new = Workspace(lost.path if known == "path" else ws.outside / "new", ws.outside)
+    ws.git("worktree", "add", "-q", "-B", branch, new.path, "HEAD~1")
+    if known == "unreadable":
+        (marker,) = ws.refs("refs/gitstate/pending")
+        ws.git("update-ref", marker, "HEAD")
+    run = run_gitstate("run", "--", "touch", "begun", cwd=new.path)
+    assert run.exit_status == 4 and not (new.path / "begun").exists(), run
+    assert ("it can't be read" if known == "unreadable" else save_id) in run.stderr
+
+
 @pytest.mark.parametrize("commits", [False, True])
 def test_worktree_made_anew_for_another_task_begins_without_the_work_of_the_last(commits: bool, ws: Workspace) -> None:
     """Same path, same branch: of the task A nothing is taken, and nothing is lost."""

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from gitstate.format.names import given_workspace_id
+from gitstate.git.opening import open_repository
+from gitstate.system.process import this_process
+from gitstate.workspace.lease import read_holder, this_holder, write_holder
 from tests.states import dirty
 from tests.support.agents import Started, agent, agent_pid, has_checkpoint, members, wait_until
 from tests.support.oracle import fingerprint
@@ -81,3 +84,16 @@ def test_copy_is_a_workspace_of_its_own(ws: Workspace, remount: Callable[[], Non
     copy = ws.path / "copy"
     shutil.copytree(ws.git_dir, copy, symlinks=True)
     assert given_workspace_id(os.fsencode(copy)) is None
+
+
+def test_copy_in_the_place_of_a_workspace_is_another_where_inodes_last(ws: Workspace, tmp_path: Path) -> None:
+    """A backup that was put back there, as a rule: who was at work in the original was not at work in it."""
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    write_holder(open_repository(os.fsencode(ws.path)), this_holder("owner", this_process()))
+    place = ws.git_dir
+    git_dir, own = os.fsencode(place), os.fsencode(place / "gitstate")
+    assert given_workspace_id(git_dir) is not None and read_holder(own) is not None
+    shutil.copytree(place.rename(tmp_path / "original"), place, symlinks=True)
+    assert given_workspace_id(git_dir) is None
+    assert read_holder(own) is None
