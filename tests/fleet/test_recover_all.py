@@ -234,10 +234,17 @@ def test_bare_repository_has_its_worktrees_and_the_saves_of_those_that_are_gone(
     told = run_gitstate("recover", "--all", "--json", cwd=top)
     (item,) = told.json["workspaces"]
     assert (told.exit_status, item["verdict"], item["save_id"]) == (4, "elsewhere", save_id)
+    (entry,) = run_gitstate("log", "--json", cwd=top).json["saves"]
+    assert (entry["save_id"], entry["waiting"]) == (save_id, True)
+    assert "+text" in run_gitstate("diff", save_id, cwd=top).text
+    kept = run_gitstate("prune", "--all", "--keep", "0", "--days", "0", "--json", cwd=top)
+    assert (kept.json["pruned"], kept.json["kept"]) == ([], 1)
     refused = run_gitstate("recover", cwd=top)
     assert refused.exit_status == 1 and "core.bare false" not in refused.stderr
     again = run_gitstate(*shlex.split(refused.stderr.rpartition(": gitstate ")[2]), cwd=top)
     assert again.exit_status == 0 and agent.read("new.txt") == b"text\n", again
+    pruned = run_gitstate("prune", "--all", "--keep", "0", "--days", "0", "--json", cwd=top)
+    assert pruned.json["pruned"] == [save_id]
 
 
 def test_save_that_another_gitstate_recovers_meanwhile_is_not_told(ws: Workspace) -> None:

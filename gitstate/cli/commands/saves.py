@@ -50,9 +50,12 @@ def log(call: Call, everything: bool, most: int, patches: bool) -> int:
     """The latest checkpoint and the history of checkpoints are listed too. SAVE of other commands is an id of this
     list or its beginning, a label, `latest` or `checkpoint` (`latest~2`: two before it), or a time such as `10m`.
     """
+    from ...fleet.find import is_bare
     from ...history import listing
 
-    repository = open_repository(call.directory)
+    repository = open_repository(call.directory, bare_too=True)
+    # It has no workspace of its own.
+    everything = everything or is_bare(repository)
     entries, hidden = listing.newest_saves(repository, most, everything=everything, whole=False)
     entries = listing.measured(repository, entries)
     texts = _patches_of(repository, entries) if patches else {}
@@ -109,7 +112,7 @@ def diff(call: Call, save_id: str, other: str | None) -> int:
     """The save is compared with the commit that HEAD named when it was made; two saves are compared with each other."""
     from ...history import listing
 
-    repository = open_repository(call.directory)
+    repository = open_repository(call.directory, bare_too=True)
     save_id = resolve_save(repository, save_id)
     other = None if other is None else resolve_save(repository, other)
     text = listing.diff(repository, save_id, other)
@@ -173,7 +176,7 @@ def prune(call: Call, names: tuple[str, ...], dry_run: bool, **given: Any) -> in
     """With SAVE, those saves are removed, whatever their age."""
     from ...history import prune
 
-    repository = open_repository(call.directory)
+    repository = open_repository(call.directory, bare_too=given["everything"] or bool(names))
     ids = list(dict.fromkeys(resolve_save(repository, name) for name in names))
     result = prune.prune(repository, names=ids, dry_run=dry_run, **given)
     pruned = [item.save_id for item in result.pruned]
@@ -212,7 +215,7 @@ def fetch(call: Call, remote: str | None, dry_run: bool) -> int:
     from ...history.remote import ended_with_its_gits
 
     with ended_with_its_gits():
-        done = fetch(open_repository(call.directory), remote, dry_run=dry_run)
+        done = fetch(open_repository(call.directory, bare_too=True), remote, dry_run=dry_run)
     return _report_exchange(call, done, dry_run)
 
 
