@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, GitstateError, TryAgain, words_of
+from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, GitstateError, TryAgain, UsageError, words_of
 from ..format import names
 from ..format.archive import pending_here, read_stack, tree_of_base
 from ..format.fetched import fetched_in_files, fetched_saves
@@ -16,6 +16,7 @@ from ..git.opening import open_repository
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..recover.facts import worktrees
+from ..recover.new_worktree import remove_half_made
 from ..recover.recover import recover, recover_into
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
@@ -29,6 +30,8 @@ from .orphans import Orphan, find_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from ..format.manifest import Save
 
 #: Seconds for one recovery. The next one completes a recovery that was killed.
 DEADLINE = 900.0
@@ -91,6 +94,8 @@ def recover_worktrees(
 ) -> list[RecoverResult]:
     """Recover every worktree of the repository in `directory`. One that is gone, and has a save, is added anew."""
     repository = open_repository(directory, bare_too=True)
+    if not request.dry_run:
+        remove_half_made(repository)
     # Git lists the directory of a bare repository too, and worktrees that are gone: their saves are told by themselves.
     here = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
     results = recover_all(here, request, progress, bare=repository if is_bare(repository) else None)
@@ -99,22 +104,52 @@ def recover_worktrees(
 
 def _added_anew(repository: Repository, gone: RecoverResult, request: RecoverRequest) -> RecoverResult:
     """The result of a worktree that is gone, and that is added again where its save holds work that is nowhere else."""
-    if gone.save_id is None or not os.path.isabs(gone.workspace) or os.path.lexists(gone.workspace):
+    if gone.save_id is None or not os.path.isabs(gone.workspace):
         return gone
+    named = f"gitstate -C {_quoted(repository.toplevel)} recover --save {gone.save_id} --into"
     if not _holds_work(repository, gone.save_id):
-        hint = (
-            f"gitstate -C {_quoted(repository.toplevel)} recover --save {gone.save_id} --into {_quoted(gone.workspace)}"
-        )
         message = "the worktree was removed, and its save holds no uncommitted work: it is not added again"
+        hint = f"{named} {_quoted(gone.workspace)}"
         return gone._replace(verdict="nothing", message=message, hint=hint, exit_status=0)
     try:
-        return recover_into(repository, gone.workspace, request._replace(save_id=gone.save_id, strict=False))
+        this_save = request._replace(save_id=gone.save_id, strict=False)
+        return recover_into(repository, gone.workspace, this_save, only_pending=True)
+    except UsageError as error:
+        problem = gone._replace(message=f"{gone.message}; {error.message}", hint=f"{named} ANOTHER-PATH")
     except GitstateError as error:
-        return gone._replace(message=error.message, hint=error.hint, exit_status=error.exit_status)
+        problem = gone._replace(message=error.message, hint=error.hint, exit_status=error.exit_status)
+    return _recovered_by_another(repository, gone, request) or problem
+
+
+def _recovered_by_another(repository: Repository, gone: RecoverResult, request: RecoverRequest) -> RecoverResult | None:
+    """The result of a worktree that another gitstate adds, or has added; None where its save is still pending."""
+    found = None
+    if os.path.lexists(os.path.join(gone.workspace, b".git")):
+        # That one has it locked until it is recovered.
+        found = _recover_one(WorkspacePeek(gone.workspace), request)
+    if _pending_stack(repository, gone.save_id):
+        return None
+    message = "another gitstate has recovered it meanwhile"
+    return found or gone._replace(verdict="nothing", message=message, hint=None, exit_status=0)
 
 
 def _holds_work(repository: Repository, save_id: str) -> bool:
     """Whether a pending save holds uncommitted work, an unfinished operation, or commits that no other ref has."""
+    stack = _pending_stack(repository, save_id)
+    if not stack:
+        return True
+    with ObjectReader(repository.git) as reader:
+        for save in stack:
+            manifest, base = save.manifest, tree_of_base(reader, save.manifest.head)
+            if save.wip_tree != base or manifest.staged or manifest.operation or manifest.raw or manifest.nested:
+                return True
+        head = stack[-1].manifest.head
+    ours = ("refs/heads", "refs/remotes", "refs/tags")
+    return head is not None and not repository.git.run("for-each-ref", "--count=1", "--contains", head, *ours)
+
+
+def _pending_stack(repository: Repository, save_id: str | None) -> tuple[Save, ...]:
+    """The save of this id and those that it stands on; empty where it is not pending, or can't be read."""
     with ObjectReader(repository.git) as reader:
         for archive in pending_here(repository).values():
             try:
@@ -123,16 +158,8 @@ def _holds_work(repository: Repository, save_id: str) -> bool:
                 reader.restart()
                 continue
             if stack[0].manifest.save_id == save_id:
-                break
-        else:
-            return True
-        for save in stack:
-            manifest, base = save.manifest, tree_of_base(reader, save.manifest.head)
-            if save.wip_tree != base or manifest.staged or manifest.operation or manifest.raw or manifest.nested:
-                return True
-        head = stack[-1].manifest.head
-    ours = ("refs/heads", "refs/remotes", "refs/tags")
-    return head is not None and not repository.git.run("for-each-ref", "--count=1", "--contains", head, *ours)
+                return stack
+    return ()
 
 
 def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[RecoverResult]:

@@ -1,5 +1,5 @@
-"""Work at other places than its own: saves in a new worktree (`--into`), and what git or a manager of hooks put away
-before it was killed.
+"""Work at other places than its own: in worktrees of the last run, and what git or a manager of hooks put away before
+it was killed.
 """
 
 from __future__ import annotations
@@ -8,29 +8,24 @@ import os
 import stat
 import time
 
-from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave, UsageError
-from ..format.archive import is_dismissed, pending_archive, pending_here, read_save, read_stack
+from ..errors import CorruptSave, GitError, UnsupportedSave
+from ..format.archive import pending_archive, pending_here, read_save, read_stack
 from ..format.context import MAX_CONTEXT, RUN_WORKSPACE
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git import gitdir, refs
 from ..git.command import Git, Oid, split_nul
 from ..git.index import is_own_lock
-from ..git.opening import open_repository
 from ..git.permitted import MULTI_PACK_INDEX, has_damaged_pack_index
-from ..git.refs import RefUpdate
-from ..git.repository import LACKED, Repository, head_of, read_head
+from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import LARGE, ObjectReader, commit_head
 from ..objects.tree import TreeReader
-from ..restore.files import usual_umask
 from ..system import files
-from ..system.child import OutOfTime
 from ..system.jsonio import text_to_json
-from ..system.process import boot_id, hostname, limit_memory
+from ..system.process import boot_id, hostname
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.lease import presence, work_began_ns
 from ..workspace.settings import with_filter_limit
-from .facts import orphans
 from .plan import Facts
 
 if TYPE_CHECKING:
@@ -70,105 +65,6 @@ def _differs(repository: Repository) -> bool:
         return True
 
 
-def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: bool) -> None:
-    """A new worktree at `path` on the branch of a save, in which that save can be recovered.
-
-    Where the save `is_own`, and was not fetched, the worktree has the settings that were of the old one alone: they
-    decide how git writes files. It is sparse as that was; else as the one in which git adds it.
-
-    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
-    save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
-    """
-    manifest = newest.manifest
-    save_id = manifest.save_id
-    aside = is_dismissed(repository, save_id)
-    if not aside:
-        _refuse_second_checkout(repository, manifest.head_ref, save_id)
-    commit = newest.wip if manifest.moves_branch and not aside else manifest.head
-    is_unborn = commit is None and not aside and _is_new_branch(repository, manifest.head_ref)
-    # Git adds no worktree without a commit.
-    commit = newest.wip if is_unborn else commit
-    if commit is None:
-        raise NeedsPerson("the save stands on no commit", hint=f"gitstate restore {save_id} PATH…")
-    branch = manifest.head_ref
-    if branch is None or not branch.startswith("refs/heads/") or aside:
-        branch = None
-    elif not is_unborn:
-        tip = refs.read_refs(repository, [branch]).get(branch)
-        if tip is None:
-            refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
-        commit = tip or commit
-    # By its id, and the branch afterwards: as a name git might take it for something else (a branch called HEAD).
-    argv = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout", "--", path, commit)
-    repository.git.run(*argv)
-    there = Git(path, repository.git.options)
-    if branch is not None:
-        there.run("symbolic-ref", "HEAD", branch)
-    from ..restore.gitdir import forget_copied_sparse, restore_settings
-
-    made = open_repository(path)
-    if is_own and made.is_true("core.sparsecheckout") and newest.archive != newest.wip:
-        forget_copied_sparse(made, newest)
-    if is_own and manifest.worktree_settings:
-        restore_settings(made, newest)
-    if is_unborn:
-        return
-    with usual_umask(repository, newest):
-        _check_out(with_filter_limit(open_repository(path)), there, save_id)
-
-
-def _is_new_branch(repository: Repository, branch: str | None) -> bool:
-    """Whether a save was on a branch without a commit, and there is none of that name today."""
-    return branch is not None and branch.startswith("refs/heads/") and not refs.read_refs(repository, [branch])
-
-
-def _check_out(made: Repository, git: Git, save_id: str) -> None:
-    """Let git write all files of a worktree that was just made.
-
-    A filter that fails, or hangs, ends that: then `recover` writes the files, and goes on without the filter.
-
-    Raises NeedsPerson where git ended because a partial clone lacks one of them: the worktree has no files then.
-    """
-
-    def progress() -> tuple[int, int]:
-        count = size = 0
-        for directory, _, names in files.walk(made.toplevel):
-            for name in names:
-                with suppress(OSError):
-                    size += os.lstat(os.path.join(directory, name)).st_size
-                    count += 1
-        return count, size
-
-    from ..git.attributes import Conversions
-
-    process = git.start(*Conversions(made, {}).writing_filters_required(), "read-tree", "-m", "-u", "HEAD")
-    if made.filter_limit is not None:
-        limit_memory(process.pid)
-    try:
-        _, said = process.communicate(idle=made.filter_limit, progress=progress)
-    except OutOfTime:
-        process.kill_all()
-        process.wait()
-        files.remove(os.path.join(made.git_dir, b"index.lock"))
-        _empty(made.toplevel)
-        return
-    if process.wait() and made.promisors() and LACKED in said:
-        _empty(made.toplevel)
-        top = quote(os.fsdecode(made.toplevel))
-        what = "this partial clone lacks files of the commit that the save stands on"
-        hint = f"git -C {top} reset -q --hard && gitstate -C {top} recover --save {save_id}"
-        raise NeedsPerson(f"{what}; the worktree {os.fsdecode(made.toplevel)} was made without files", hint=hint)
-
-
-def _empty(top: bytes) -> None:
-    """Remove what git has written into a worktree that was just made: of one file it may be the beginning."""
-    for entry in os.scandir(top):
-        if entry.is_dir(follow_symlinks=False):
-            files.remove_tree(entry.path)
-        elif entry.name != b".git":
-            files.remove(entry.path)
-
-
 def reattach(repository: Repository, known: Collection[Oid]) -> None:
     """Put HEAD of a submodule back where its pending save has it, where git has only detached it.
 
@@ -194,39 +90,6 @@ def reattach(repository: Repository, known: Collection[Oid]) -> None:
         repository.git.run("update-ref", "--no-deref", "HEAD", manifest.head, here)
     if branch is not None:
         repository.git.run("symbolic-ref", "HEAD", branch)
-
-
-def refuse_used_place(path: bytes) -> None:
-    """Raises UsageError where a worktree can't be made at `path`, because something is there."""
-    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
-        raise UsageError(f"{os.fsdecode(path)} exists and is not empty", hint="gitstate recover --into ANOTHER-PATH")
-
-
-def only_orphan(repository: Repository) -> str:
-    """The id of the one pending save that has no worktree, or is pending here. Raises NeedsPerson for none or many."""
-    with ObjectReader(repository.git) as reader:
-        save_ids = [stack[0].manifest.save_id for _, _, stack in orphans(repository, reader)]
-        archive = pending_archive(repository)
-        if archive is not None:
-            save_ids.append(read_stack(archive, reader)[0].manifest.save_id)
-    if not save_ids:
-        raise NeedsPerson("no pending save without a workspace", hint="gitstate log --all")
-    if len(save_ids) > 1:
-        listed = ", ".join(sorted(save_ids))
-        raise NeedsPerson(f"several saves are pending: {listed}", hint="gitstate recover --into PATH --save ID")
-    return save_ids[0]
-
-
-def _refuse_second_checkout(repository: Repository, branch: str | None, save_id: str) -> None:
-    path = b""
-    for line in split_nul(repository.git.run("worktree", "list", "--porcelain", "-z")):
-        if line.startswith(b"worktree "):
-            path = line[9:]
-        elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(path):
-            where = os.fsdecode(path)
-            # By its name: it may be pending in another workspace than that one.
-            hint = f"gitstate -C {quote(where)} recover --save {save_id}"
-            raise NeedsPerson(f"the save's branch is checked out in {where}", hint=hint)
 
 
 # -- what was put away

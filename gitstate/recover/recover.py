@@ -6,7 +6,7 @@ import os
 
 from ..errors import CorruptSave, GitError, NeedsPerson, NotAWorkspace
 from ..format import names
-from ..format.archive import pending_archives, pending_in_files, unfinished_here
+from ..format.archive import pending_archive, pending_archives, pending_here, pending_in_files, unfinished_here
 from ..format.names import workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
@@ -20,7 +20,7 @@ from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import pending_in_context
-from ..workspace.ownership import give_back, left_behind, locked_workspace
+from ..workspace.ownership import filling, give_back, left_behind, locked_workspace
 from ..workspace.settings import require, with_filter_limit
 from .facts import compare_with_checkpoint, gather, with_damage
 from .plan import Facts, Verdict, decide, result_of, with_checkpoint
@@ -28,7 +28,7 @@ from .request import SETTINGS, RecoverRequest, RecoverResult, hints_for, located
 
 # The rest is imported where it is needed: a loop asks at every start, and as a rule there is nothing to recover.
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from ..format.manifest import Save
     from ..git.command import Git
@@ -36,12 +36,17 @@ if TYPE_CHECKING:
 
 
 def recover(
-    path: bytes, request: RecoverRequest, opening: Opening | None = None, reader: ObjectReader | None = None
+    path: bytes,
+    request: RecoverRequest,
+    opening: Opening | None = None,
+    reader: ObjectReader | None = None,
+    begin: Callable[[Repository, Git], RecoverRequest] | None = None,
 ) -> RecoverResult:
     """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError.
 
     `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile; so is
-    `reader`, which was started there.
+    `reader`, which was started there. `begin` is called first when the workspace is locked, by a git that holds the
+    lock, and says what to recover.
     """
     try:
         repository = open_repository(path) if opening is None else opening.finish()
@@ -53,7 +58,7 @@ def recover(
     repository = with_filter_limit(repository)
     with hints_for(repository.toplevel):
         try:
-            return located(_recover(repository, request, reader))
+            return located(_recover(repository, request, reader, begin))
         except GitError:
             return _without_git(path)
 
@@ -74,12 +79,23 @@ def _has_torn_index(repository: Repository) -> bool:
     return looks_torn(os.path.join(repository.git_dir, b"index"), repository.object_format)
 
 
-def _recover(repository: Repository, request: RecoverRequest, started: ObjectReader | None) -> RecoverResult:
+def _recover(
+    repository: Repository,
+    request: RecoverRequest,
+    started: ObjectReader | None,
+    begin: Callable[[Repository, Git], RecoverRequest] | None,
+) -> RecoverResult:
     opened = ObjectReader(repository.git) if started is None else started.started_for(repository.git)
     with read_once(), opened as reader:
         reader.start()
         wait_for_last_save(repository, Deadline(request.wait))
         with locked_workspace(repository, Deadline(request.wait), reads=request.dry_run) as git:
+            if os.path.lexists(filling(repository)) and not request.dry_run and pending_archive(repository) is None:
+                from .new_worktree import empty_broken_off
+
+                empty_broken_off(repository, git)
+            if begin is not None:
+                request = begin(repository, git)
             begun = unfinished_here(repository) if request.save_id is None and not request.waiting_only else {}
             if not begun:
                 result = _recover_locked(repository, git, reader, request)
@@ -233,32 +249,59 @@ def _recover_fetched(workspace: Workspace, facts: Facts, verdict: Verdict, reque
     return with_messages(result, *messages)._replace(runs=runs)
 
 
-def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -> RecoverResult:
+def recover_into(
+    repository: Repository, path: bytes, request: RecoverRequest, *, only_pending: bool = False
+) -> RecoverResult:
     """Give a save whose workspace is gone a new worktree at `path`, and recover it there.
 
-    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, UsageError where `path` is
-    in use.
+    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or another gitstate was faster
+    and it is to be one that is `only_pending`; UsageError where `path` is in use, TryAgain.
     """
-    from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
-    from .fetched import is_trusted, refusal, runs_by_itself
+    from contextlib import ExitStack
 
-    with hints_for(repository.toplevel):
-        refuse_used_place(path)
-        require(repository, *SETTINGS)
-        found = stack_of(repository, request.save_id or only_orphan(repository))
-        newest = found.stack[0]
-        save_id = newest.manifest.save_id
-        if not is_trusted(repository, found.remote, request):
-            with ObjectReader(repository.git) as reader:
-                runs = runs_by_itself(repository, reader, found.stack)
-            if runs:
-                hint = f"gitstate recover --into {quote(os.fsdecode(path))} --save {save_id} --trust"
-                return refusal(path, save_id, found.remote, runs, hint)
-        if request.dry_run:
-            return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
-        add_worktree(repository, path, newest, is_own=found.remote is None)
-        give_back(repository, os.path.realpath(path))
-    return recover(path, request._replace(save_id=save_id))
+    from .elsewhere import stack_of
+    from .fetched import is_trusted, refusal, runs_by_itself
+    from .new_worktree import add_worktree, adding_worktrees, fill_worktree, only_orphan, refuse_used_place
+
+    with ExitStack() as turn:
+        with hints_for(repository.toplevel):
+            require(repository, *SETTINGS)
+            if not request.dry_run:
+                repository = turn.enter_context(adding_worktrees(repository, request.wait))
+            found = stack_of(repository, request.save_id or only_orphan(repository))
+            newest = found.stack[0]
+            save_id = newest.manifest.save_id
+            was_pending = _is_pending(repository, newest)
+            if only_pending and not was_pending:
+                raise NeedsPerson("another gitstate has recovered this save meanwhile")
+            refuse_used_place(repository, path, newest)
+            if not is_trusted(repository, found.remote, request):
+                with ObjectReader(repository.git) as reader:
+                    runs = runs_by_itself(repository, reader, found.stack)
+                if runs:
+                    hint = f"gitstate recover --into {quote(os.fsdecode(path))} --save {save_id} --trust"
+                    return refusal(path, save_id, found.remote, runs, hint)
+            if request.dry_run:
+                return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
+            add_worktree(repository, path, newest, is_own=found.remote is None)
+            give_back(repository, os.path.realpath(path))
+
+        def begin(made: Repository, git: Git) -> RecoverRequest:
+            """Whoever adds the next worktree need not wait for the files of this one: it is locked."""
+            turn.close()
+            if was_pending and not _is_pending(made, newest):
+                # Who found it before it was locked has recovered it.
+                return request._replace(save_id=None)
+            with hints_for(repository.toplevel):
+                fill_worktree(made, git, newest)
+                give_back(made, made.toplevel)
+            return request._replace(save_id=save_id)
+
+        return recover(path, request, begin=begin)
+
+
+def _is_pending(repository: Repository, save: Save) -> bool:
+    return save.archive in pending_here(repository).values()
 
 
 def _carry_out(workspace: Workspace, facts: Facts, verdict: Verdict, request: RecoverRequest) -> RecoverResult:

@@ -40,10 +40,11 @@ from ..restore.destroyed import Destroyed, gone_since
 from ..restore.files import FileRecovery, save_for_safety, umask_now, usual_umask
 from ..restore.index import IndexRecovery
 from ..restore.paths import SavedPaths, paths_with
+from ..system import files
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace.live_context import with_measured_fields
-from ..workspace.ownership import clear_journal, ref_locks, write_journal
+from ..workspace.ownership import clear_journal, filling, ref_locks, write_journal
 from .act.branch import BranchMover
 from .act.report import Report
 from .facts import whole_copies
@@ -355,6 +356,10 @@ class Recovery:
             self._move_others(changes(self.repository, newest, outcome.unfinished))
         result = self._report().of_save(self._result(final)._replace(destroyed=lost), context, outcome)
         self._mover().sync_names(result.state_file)
+        if os.path.lexists(filling(self.repository)):
+            # All is on the disk: what differs from the save from now on is somebody's work.
+            files.remove(filling(self.repository))
+            files.fsync_path(self.repository.own)
         if self._index is not None:
             self._index.forget_kept()
         if self.facts.remote is not None and marker_goes(outcome):

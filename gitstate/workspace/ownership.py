@@ -76,6 +76,14 @@ def next_index(repository: Repository) -> bytes:
     return os.path.join(repository.own, b"next-index")
 
 
+def filling(repository: Repository) -> bytes:
+    """What is there while git writes the files of a worktree that was added for a save, and until that is recovered.
+
+    After a kill, or a power cut, a file may be the beginning of one: it is nobody's work.
+    """
+    return os.path.join(repository.own, b"filling")
+
+
 def kept_index(repository: Repository, save_id: str) -> bytes:
     """Where the index file that a save exchanged is kept, until `recover` puts it back."""
     return os.path.join(repository.own, _KEPT + save_id.encode("ascii"))

@@ -10,11 +10,14 @@ from tests.support.oracle import fingerprint, identities
 from tests.support.recovering import check_state_file, recovered_from
 from tests.support.workspace import Run, Workspace, run_git
 
-from .scenes import Scene, control_files
+from .scenes import Scene, control_files, gone
 
 #: What may stand in a directory of gitstate's own when nothing is under way and nothing waits.
 OWN_FILES = frozenset(
-    {"lock", "durable", "context.json", "notes-turn", "workspace-id", "last-restore.json", "save-number"}
+    {
+        *("lock", "durable", "context.json", "notes-turn", "worktrees-turn"),
+        *("workspace-id", "last-restore.json", "save-number"),
+    }
 )
 
 
@@ -33,9 +36,23 @@ def litter(scene: Scene) -> list[str]:
     for own in {common / "gitstate", ws.git_dir / "gitstate"}:
         if own.is_dir():
             found += [str(path.relative_to(common)) for path in own.iterdir() if path.name not in OWN_FILES]
-    found += sorted(set(control_files(ws)) - scene.usual - {"ORIG_HEAD", *found})
+    found += sorted(set(control_files(ws)) - scene.usual - {"ORIG_HEAD", *found} - _of_a_safety_save(scene))
     found += [os.fsdecode(path) for path in identities(ws.path).keys() - scene.files]
+    if scene.lose is gone:
+        # The worktree may have another name in there than it had; git prunes what a killed git has left of the old one.
+        mine = f"{ws.git_dir.relative_to(common)}/"
+        usual = {name.partition("/")[2].partition("/")[2] for name in scene.usual if name.startswith("worktrees/")}
+        found = [
+            name
+            for name in found
+            if not name.startswith("worktrees/") or (name.startswith(mine) and name.removeprefix(mine) not in usual)
+        ]
     return found
+
+
+def _of_a_safety_save(scene: Scene) -> set[str]:
+    """The number of the save that a recovery takes where it finds files that an earlier one has begun."""
+    return {str((scene.ws.git_dir / "gitstate/save-number").relative_to(scene.ws.common_dir))}
 
 
 def check_done(scene: Scene, *, in_place: bool) -> None:

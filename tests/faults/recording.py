@@ -1,12 +1,13 @@
 """A workspace on a recorded disk: what an agent does before the power fails, and the run that the cut ends.
 
-The command `recover` is recorded after a wipe; `save-recover` is a save and a recovery in place, directly after it;
-`run` is a task that began, with one checkpoint.
+The command `recover` is recorded after a wipe, `recover-gone` after a linked worktree was removed; `save-recover` is a
+save and a recovery in place, directly after it; `run` is a task that began, with one checkpoint.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,9 +96,18 @@ class Recording:
 def recorded(recording: Recording, command: str, build: Callable[[Workspace], None]) -> None:
     ws, disk = recording.ws, recording.disk
     with mounted(disk, recording.kind, recording.mount):
-        ws.path.mkdir()
-        base(ws, *recording.init)
-        if command != "recover":
+        main = ws if ws.main is None else Workspace(ws.main, ws.outside)
+        main.path.mkdir()
+        base(main, *recording.init)
+        if command == "recover-gone":
+            main.git("worktree", "add", "-q", "-b", "side", ws.path)
+            build(ws)
+            recording.expected = fingerprint(ws.path)
+            succeed(ws.save())
+            shutil.rmtree(ws.path)
+            sync(main)
+            disk.record()
+        elif command != "recover":
             sync(ws)
             disk.record()
             build(ws)
@@ -114,6 +124,8 @@ def recorded(recording: Recording, command: str, build: Callable[[Workspace], No
             recording.expected = fingerprint(ws.path)
         if command == "recover":
             succeed(ws.recover())
+        elif command == "recover-gone":
+            succeed(recover_gone(ws))
         else:
             with ws.in_another_boot():  # the one that the cut ends
                 name = {"save-recover": "save", "run": "checkpoint"}.get(command, command)
@@ -127,6 +139,11 @@ def recorded(recording: Recording, command: str, build: Callable[[Workspace], No
         sync(ws)
         disk.stop()
     recording.base, recording.log = disk.base, list(disk.log)
+
+
+def recover_gone(ws: Workspace) -> Run:
+    """Give a linked worktree that was removed back what was in it."""
+    return ws.gitstate("recover", "--worktrees", path=ws.main)
 
 
 def sync(ws: Workspace) -> None:

@@ -66,6 +66,11 @@ def only_git_left(ws: Workspace, saved: Saved) -> None:
             ws.remove(name)
 
 
+def gone(ws: Workspace, saved: Saved) -> None:
+    """The directory of a linked worktree, with all that is in it."""
+    shutil.rmtree(ws.path)
+
+
 @dataclass(frozen=True)
 class Scene:
     """What is killed, and what it is killed on."""
@@ -84,6 +89,11 @@ class Scene:
     def world(self) -> Path:
         return self.top / "world"
 
+    @property
+    def place(self) -> Path:
+        """Where the command runs."""
+        return self.ws.main if self.lose is gone and self.ws.main is not None else self.ws.path
+
     def reset(self) -> None:
         """The workspace as it was, at the same place; its files are new to git, as after a restore from a backup."""
         if self.world.exists():
@@ -97,6 +107,7 @@ class Scene:
 SAVE = ("save", "--task-id", "T-1", "--issue-number", "7", "--progress-stage", "coding")
 CHECKPOINT = ("checkpoint", *SAVE[1:])
 RECOVER = ("recover",)
+RECOVER_ALL = ("recover", "--worktrees")
 
 
 def scene_of(
@@ -139,7 +150,7 @@ def control_files(ws: Workspace) -> Iterator[str]:
 
 def start(scene: Scene, *before: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """The scene's command in a process group of its own; ``before`` is a command that runs it."""
-    words = [sys.executable, "-P", "-m", "gitstate", "-C", os.fspath(scene.ws.path), *scene.command, "--json"]
+    words = [sys.executable, "-P", "-m", "gitstate", "-C", os.fspath(scene.place), *scene.command, "--json"]
     return subprocess.Popen(
         [*before, *words],
         stdin=subprocess.DEVNULL,

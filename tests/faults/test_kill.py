@@ -23,16 +23,18 @@ from tests.states import STATES, State
 from tests.support.look import index_bytes
 from tests.support.oracle import Identity, fingerprint, identities
 from tests.support.repositories import Templates
-from tests.support.workspace import Run
+from tests.support.workspace import Run, run_gitstate
 
 from .checks import check_done, check_integrity, recover_to_the_end
 from .scenes import (
     CHECKPOINT,
     RECOVER,
+    RECOVER_ALL,
     SAVE,
     WAIT,
     Lose,
     Scene,
+    gone,
     in_place,
     killed_after,
     only_git_left,
@@ -105,6 +107,11 @@ def check_markers(scene: Scene, pending: Mapping[str, str], run: Run) -> None:
 def check_killed_recover(scene: Scene) -> None:
     """After a recover that was killed: another one brings everything back."""
     ws = scene.ws
+    if scene.lose is gone:
+        again = run_gitstate(*scene.command, cwd=scene.place)
+        assert again.exit_status == 0, str(again)
+        check_done(scene, in_place=False)
+        return
     check_integrity(ws)
     pending = ws.refs("refs/gitstate/pending")
     answer = recover_to_the_end(ws)
@@ -115,10 +122,10 @@ def check_killed_recover(scene: Scene) -> None:
 def tried(scene: Scene, kill: Callable[[], Run], number: int) -> str | None:
     """One killing on a fresh copy of the scene; what is wrong afterwards, or None."""
     scene.reset()
-    before = Before(identities(scene.ws.path), index_bytes(scene.ws))
+    before = Before(identities(scene.ws.path), index_bytes(scene.ws)) if scene.lose is None else None
     run = kill()
     try:
-        if scene.lose is None:
+        if before is not None:
             check_killed_save(scene, before, run, number)
         else:
             check_killed_recover(scene)
@@ -194,6 +201,7 @@ EVERY = {
     "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 40),
     "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 245),
     "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 126),
+    "recover-gone": (RETYPED, RECOVER_ALL, gone, True, 200),
 }
 
 

@@ -26,7 +26,7 @@ from tests.support.skips import NO_REFTABLE
 from tests.support.workspace import Workspace, run_git
 
 from .device import FILE_SYSTEMS, MountFailed, Write, after, flushed, formatted, mounted, why_not
-from .recording import Recording, came_back, conflict, few, many, none_is_cut_short, recorded, work
+from .recording import Recording, came_back, conflict, few, many, none_is_cut_short, recorded, recover_gone, work
 from .sweeps import Say, judge, spread
 
 #: The seed with which everything that was not flushed is lost.
@@ -74,7 +74,8 @@ def check(recording: Recording, command: str, cut: Cut) -> str | None:
 
 def judged(recording: Recording, command: str, *, success: bool) -> None:
     ws = recording.ws
-    markers = marks(ws, "checkpoints" if command in ("checkpoint", "run") else "pending")
+    main = ws if ws.main is None else Workspace(ws.main, ws.outside)
+    markers = marks(main, "checkpoints" if command in ("checkpoint", "run") else "pending")
     for name, content in markers.items():
         assert re.fullmatch(rb"[0-9a-f]{40}\n", content), f"a torn marker: {name} holds {content!r}"
     if command == "checkpoint":
@@ -92,6 +93,11 @@ def judged(recording: Recording, command: str, *, success: bool) -> None:
         assert "Traceback" not in run.stderr, str(run)
         if success:
             none_is_cut_short(recording, run)
+        return
+    if command == "recover-gone":
+        run = recover_gone(ws)
+        assert "Traceback" not in run.stderr, str(run)
+        came_back(recording, run)
         return
     recovers = command in ("recover", "save-recover")
     assert markers or not success or recovers, "success was reported and there is no marker"
@@ -132,6 +138,7 @@ SWEEPS = {
     "ext4-save-merge": ("save", conflict, 80),
     "ext4-checkpoint-many": ("checkpoint", many, 500),
     "ext4-recover-merge": ("recover", conflict, 55),
+    "ext4-recover-gone": ("recover-gone", few, 2050),
     "ext4-save-reftable": ("save", work, 4000),
     "xfs-save": ("save", few, 4100),
     "xfs-run": ("run", work, 4100),
@@ -148,6 +155,7 @@ QUICK = {
     "ext4-save": 4,
     "ext4-checkpoint": 3,
     "ext4-recover": 3,
+    "ext4-recover-gone": 3,
     "ext4-run": 3,
     "ext4-save-recover": 3,
     "ext4-save-merge": 3,
@@ -192,7 +200,10 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Record
     disk = formatted(kind, tmp_path)
     mount, outside = tmp_path / "mnt", tmp_path / "outside"
     outside.mkdir()
-    recording = Recording(kind, Workspace(mount / "repo", outside), disk, mount, init)
+    ws = Workspace(mount / "repo", outside)
+    if command == "recover-gone":
+        ws = Workspace(mount / "lost", outside, main=ws.path)
+    recording = Recording(kind, ws, disk, mount, init)
     with ended_by_term(), disk.served():
         recorded(recording, command, build)
         yield recording

@@ -1,0 +1,94 @@
+"""A save whose worktree is gone gets a new one: once, whoever else does the same, and whenever that was broken off."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.states import STATES, dirty, make
+from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.workspace import GITSTATE, Workspace, run_gitstate
+
+
+@pytest.fixture
+def lost(templates: Templates, tmp_path: Path) -> Workspace:
+    """A linked worktree with work in it, which is saved."""
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    dirty(ws)
+    return ws
+
+
+def recover(ws: Workspace) -> None:
+    assert ws.main is not None
+    run = run_gitstate("recover", "--worktrees", cwd=ws.main)
+    assert run.exit_status == 0, run
+
+
+def test_several_that_recover_the_same_worktrees_at_once_bring_each_back_once(ws: Workspace) -> None:
+    lost = [Workspace(ws.outside / f"lost{number}", ws.outside) for number in range(3)]
+    for one in lost:
+        ws.git("worktree", "add", "-q", "-b", f"of-{one.path.name}", one.path)
+        one.write("new.txt", f"{one.path.name}\n")
+        assert one.save("--task-id", one.path.name).exit_status == 0
+        shutil.rmtree(one.path)
+    words = [*GITSTATE, "recover", "--worktrees"]
+    started = [subprocess.Popen(words, cwd=ws.path, stderr=subprocess.PIPE) for _ in range(3)]
+    ended = [(process.communicate()[1], process.returncode) for process in started]
+    assert [status for _, status in ended] == [0, 0, 0], ended
+    assert [one.read("new.txt").decode() for one in lost] == [f"{one.path.name}\n" for one in lost]
+    assert b"".join(said for said, _ in ended).count(b"\nrestore ") == 3, ended
+    assert ws.refs("refs/gitstate/pending") == {}
+
+
+def test_what_git_was_writing_when_it_was_killed_is_nobodys_work(lost: Workspace) -> None:
+    """The filter of a file kills git and gitstate; of another file git had written the beginning."""
+    flag = lost.outside / "flag"
+    flag.touch()
+    lost.write(".gitattributes", "z.txt filter=deadly\n")
+    lost.write("z.txt")
+    lost.commit("a file with a filter")
+    assert lost.main is not None
+    kills = "set -- $(cat /proc/$PPID/stat); kill -KILL $4 $PPID"
+    lost.git("config", "filter.deadly.smudge", f"if [ -e {flag} ]; then rm {flag}; {kills}; fi; cat")
+    lost.append("b.txt", "work\n")
+    before = fingerprint(lost.path)
+    assert lost.save().exit_status == 0
+    shutil.rmtree(lost.path)
+    killed = run_gitstate("recover", "--worktrees", cwd=lost.main)
+    assert killed.exit_status == -9, killed
+    assert not flag.exists() and (lost.path / "a.txt").exists() and not (lost.path / "z.txt").exists()
+    lost.write("a.txt", lost.read("a.txt")[:2])
+    lost.write("mine.txt", "somebody's\n")
+    recover(lost)
+    assert lost.read("mine.txt") == b"somebody's\n"
+    lost.remove("mine.txt")
+    assert before.diff(fingerprint(lost.path)) == []
+    assert not (lost.git_dir / "gitstate/filling").exists()
+
+
+@pytest.mark.parametrize("written", [("locked",), ("locked", "gitdir"), ("locked", "gitdir", "HEAD", "commondir")])
+def test_what_a_killed_git_worktree_add_has_left_is_removed(lost: Workspace, written: tuple[str, ...]) -> None:
+    """With a part of it git can list no worktree of the repository."""
+    before = fingerprint(lost.path)
+    assert lost.save().exit_status == 0 and lost.main is not None
+    shutil.rmtree(lost.path)
+    kept = lost.outside / "kept"
+    Workspace(lost.main, lost.outside).git("worktree", "add", "-q", "--lock", "-b", "kept", kept)
+    common = lost.main / ".git"
+    (common / "gitstate/worktree-added").write_bytes(os.fsencode(lost.path))
+    half = common / "worktrees/half"
+    half.mkdir()
+    contents = {"locked": "initializing\n", "gitdir": f"{lost.path}/.git\n", "HEAD": "0" * 40, "commondir": "../..\n"}
+    for name in written:
+        (half / name).write_text(contents[name])
+    if "gitdir" in written:
+        lost.path.mkdir()
+        (lost.path / ".git").write_text(f"gitdir: {half}\n")
+    recover(lost)
+    assert before.diff(fingerprint(lost.path)) == []
+    assert not half.exists() and (kept / "a.txt").exists()
