@@ -101,17 +101,20 @@ def _remove_half_made(repository: Repository) -> None:
     if path is None:
         return
     dot_git, above = os.path.join(path, b".git"), os.path.join(os.path.realpath(repository.common_dir), b"worktrees")
-    if not os.path.isdir(path) or os.listdir(path) in ([], [b".git"]):
+    with suppress(FileNotFoundError, PermissionError):
+        if os.path.isdir(path) and os.listdir(path) not in ([], [b".git"]):
+            # Somebody has begun to work there.
+            files.remove(note)
+            return
         leads_to = git_dir_of(path)
         if os.path.isfile(dot_git) and (leads_to is None or os.path.dirname(leads_to) == above):
             files.remove(dot_git)
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(above):
-                of = gitdir.path_named_in(os.path.join(entry.path, b"gitdir"), b"", entry.path)
-                # After a power cut any of its files may be empty.
-                is_young = os.stat(entry.path).st_ctime_ns >= os.stat(note).st_mtime_ns
-                if is_young if of is None else of == dot_git:
-                    files.remove_tree(entry.path)
+        for entry in os.scandir(above):
+            of = gitdir.path_named_in(os.path.join(entry.path, b"gitdir"), b"", entry.path)
+            # After a power cut any of its files may be empty.
+            is_young = os.stat(entry.path).st_ctime_ns >= os.stat(note).st_mtime_ns
+            if is_young if of is None else of == dot_git:
+                files.remove_tree(entry.path)
     files.remove(note)
 
 
