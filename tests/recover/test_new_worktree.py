@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.errors import NeedsPerson
+from gitstate.git.opening import open_repository
+from gitstate.recover.recover import recover_into
+from gitstate.recover.request import RecoverRequest
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
@@ -27,6 +31,15 @@ def recover(ws: Workspace) -> None:
     assert ws.main is not None
     run = run_gitstate("recover", "--worktrees", cwd=ws.main)
     assert run.exit_status == 0, run
+
+
+def test_worktree_of_which_the_empty_directory_is_left_comes_back_there(lost: Workspace) -> None:
+    before = fingerprint(lost.path)
+    assert lost.save().exit_status == 0
+    shutil.rmtree(lost.path)
+    lost.path.mkdir()
+    recover(lost)
+    assert before.diff(fingerprint(lost.path)) == []
 
 
 def test_several_that_recover_the_same_worktrees_at_once_bring_each_back_once(ws: Workspace) -> None:
@@ -64,11 +77,14 @@ def test_what_git_was_writing_when_it_was_killed_is_nobodys_work(lost: Workspace
     assert not flag.exists() and (lost.path / "a.txt").exists() and not (lost.path / "z.txt").exists()
     lost.write("a.txt", lost.read("a.txt")[:2])
     lost.write("mine.txt", "somebody's\n")
+    lost.write("b.txt", "edited by somebody\n")
     recover(lost)
     assert lost.read("mine.txt") == b"somebody's\n"
     lost.remove("mine.txt")
     assert before.diff(fingerprint(lost.path)) == []
     assert not (lost.git_dir / "gitstate/filling").exists()
+    *_, safety = (item for item in lost.gitstate("log", "--json").json["saves"] if item["manifest"]["kind"] == "safety")
+    assert lost.git("show", f"{safety['archive']}^:b.txt") == b"edited by somebody\n"
 
 
 @pytest.mark.parametrize("written", [("locked",), ("locked", "gitdir"), ("locked", "gitdir", "HEAD", "commondir")])
@@ -92,3 +108,14 @@ def test_what_a_killed_git_worktree_add_has_left_is_removed(lost: Workspace, wri
     recover(lost)
     assert before.diff(fingerprint(lost.path)) == []
     assert not half.exists() and (kept / "a.txt").exists()
+
+
+def test_save_that_was_recovered_meanwhile_gets_no_second_worktree(lost: Workspace) -> None:
+    save_id = lost.save().json["save_id"]
+    shutil.rmtree(lost.path)
+    recover(lost)
+    assert lost.main is not None
+    repository, second = open_repository(os.fsencode(lost.main)), lost.outside / "second"
+    with pytest.raises(NeedsPerson, match="meanwhile"):
+        recover_into(repository, os.fsencode(second), RecoverRequest(save_id), only_pending=True)
+    assert not second.exists()
