@@ -201,7 +201,7 @@ EVERY = {
     "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 40),
     "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 245),
     "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 126),
-    "recover-gone": (RETYPED, RECOVER_ALL, gone, True, 200),
+    "recover-gone": (RETYPED, RECOVER_ALL, gone, True, 230),
 }
 
 
