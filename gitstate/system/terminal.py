@@ -32,6 +32,11 @@ def escape(text: str | bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 
 
+def quoted(text: str) -> str:
+    """A word of the command line in quotes, safe on a terminal; bytes that are no text as `\\xff`."""
+    return repr(text).replace("\\udc", "\\x")
+
+
 def say(*lines: str) -> None:
     """Print lines for people on stderr, escaped."""
     print_to(sys.stderr, "".join(escape(line) + "\n" for line in lines))
@@ -76,14 +81,14 @@ def give_up(stream: TextIO | None) -> None:
 
 
 class Progress:
-    """How many of many are done, on a line of stderr that is overwritten; only on a terminal."""
+    """How many of many are done, on a line of stderr that is overwritten; only on a terminal that can do that."""
 
     #: The line is written anew after this time, in seconds.
     _PAUSE = 0.1
 
     def __init__(self) -> None:
         self._again = 0.0
-        self._shows = sys.stderr is not None and sys.stderr.isatty()
+        self._shows = sys.stderr is not None and sys.stderr.isatty() and not is_dumb()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """`done` of `total` workspaces are done: `what` was done to them. The last one removes the line."""
@@ -147,10 +152,15 @@ def terminal_width(stream: TextIO | None) -> int | None:
     return None
 
 
+def is_dumb() -> bool:
+    """Whether the terminal prints control sequences as they are, as that of an editor's shell does."""
+    return os.environ.get("TERM", "dumb") in ("", "dumb")
+
+
 def has_colours(stream: TextIO | None) -> bool:
     """Whether a stream writes to a terminal that shows colours, and nobody forbade them (https://no-color.org)."""
     with suppress(OSError, ValueError):
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb")
+        plain = os.environ.get("NO_COLOR") or is_dumb()
         return stream is not None and stream.isatty() and not plain
     return False
 

@@ -13,7 +13,8 @@ from tests.support.repositories import Templates
 from tests.support.terminal import columns
 
 
-def test_recover_all_fits_the_terminal_and_shows_progress(templates: Templates, tmp_path: Path) -> None:
+def recover_all(templates: Templates, tmp_path: Path, kind: str) -> str:
+    """What `recover --all` prints on a terminal of this kind, which is 60 columns wide."""
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
     ws.save()
@@ -25,7 +26,9 @@ def test_recover_all_fits_the_terminal_and_shows_progress(templates: Templates, 
         "fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 60, 0, 0))\n"
         "os.execv(sys.executable, [sys.executable, '-m', 'gitstate', 'recover', '--all'])",
     ]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=theirs, cwd=tmp_path)
+    process = subprocess.Popen(
+        argv, stdout=subprocess.DEVNULL, stderr=theirs, cwd=tmp_path, env=os.environ | {"TERM": kind}
+    )
     os.close(theirs)
     said = b""
     try:
@@ -36,8 +39,17 @@ def test_recover_all_fits_the_terminal_and_shows_progress(templates: Templates, 
         pass
     assert process.wait() == 0
     os.close(ours)
-    text = said.decode()
+    return said.decode()
+
+
+def test_recover_all_fits_the_terminal_and_shows_progress(templates: Templates, tmp_path: Path) -> None:
+    text = recover_all(templates, tmp_path, "xterm")
     assert "1 of 1 workspaces" in text
     lines = text.rpartition("\x1b[K")[2].splitlines()
     assert lines[0].startswith("VERDICT") and lines[-1] == "1 workspace: 1 restore"
     assert max(map(columns, lines)) <= 60
+
+
+def test_terminal_without_control_sequences_gets_none(templates: Templates, tmp_path: Path) -> None:
+    text = recover_all(templates, tmp_path, "dumb")
+    assert "\x1b" not in text and text.startswith("VERDICT"), text

@@ -15,7 +15,7 @@ from ...errors import EXIT_DONE, GitstateError, words_of
 from ...fleet.board import Row, Watched, read_rows, worst_first
 from ...fleet.prometheus import metrics, write_metrics
 from ...system.stdlib import TYPE_CHECKING, Record, signal, suppress
-from ...system.terminal import OutputClosed, Progress, aligned, clipped, escape, say, table
+from ...system.terminal import OutputClosed, Progress, aligned, clipped, escape, is_dumb, say, table
 from .screen import Line, Screen
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _age(copied_ns: int | None) -> str:
 def _is_screen(stream: object) -> bool:
     """Whether stdout is a terminal on which text can be placed."""
     with suppress(OSError, ValueError):
-        return os.isatty(1) and stream is not None and os.environ.get("TERM", "dumb") not in ("", "dumb")
+        return os.isatty(1) and stream is not None and not is_dumb()
     return False
 
 
