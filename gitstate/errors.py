@@ -27,7 +27,7 @@ EXIT_STATUSES = (
     (f"{EXIT_USAGE}", "the command line or a setting is wrong"),
     (f"{EXIT_BUG}", "a bug in gitstate; the message names a log"),
     (f"{EXIT_PERSON}", "manual intervention required; or a save had to skip bytes of a file"),
-    (f"{EXIT_AGAIN}", "another process works in this workspace; try again later"),
+    (f"{EXIT_AGAIN}", "try again later: another process works here, or a disk does not answer"),
     ("128+n", "ended by signal n"),
 )
 

@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..format.context import CALLER_FIELDS, CONTEXT_FIELDS
-from ..system.terminal import OutputClosed, escape, has_colours, print_answer
+from ..system.terminal import OutputClosed, escape, has_colours, print_answer, quoted
 from ..workspace.settings import help_text as setting_help
 from ..workspace.settings import setting_named
 from . import quick
@@ -39,7 +39,7 @@ class _Plain(_ParamType):
         try:
             return super().convert(plain_number(value) if isinstance(value, str) else value, param, ctx)
         except ValueError:
-            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+            self.fail(f"{quoted(str(value))} is not a valid {self.name}.", param, ctx)
 
 
 class Seconds(_Plain, click.FloatRange):
@@ -141,8 +141,8 @@ class Call(NamedTuple):
     as_json: bool
 
     def absolute(self, paths: Iterable[str]) -> list[bytes]:
-        """Paths of the command line, seen from the directory of the call."""
-        return [os.path.abspath(os.path.join(self.directory, os.fsencode(path))) for path in paths]
+        """Paths of the command line, seen from the directory of the call. Raises UsageError for an empty one."""
+        return quick.absolute(self.directory, paths)
 
     def emit(self, **values: Any) -> None:
         """Print what the command has done as one JSON object, with its name."""
@@ -180,6 +180,7 @@ def command(
             short,
             TableCommand,
             help=help_text(name, f"{before} {function.__doc__ or ''}"),
+            short_help=BY_NAME[name].summary,
             examples=examples,
             **settings,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 
 import click
 
@@ -44,14 +45,24 @@ def _named_command() -> str:
     return "gitstate"
 
 
+#: What click says, and the words for it here; the last is a byte that is no text.
+_PLAIN_WORDS = (
+    ("a valid integer range", "an integer"),
+    ("a valid float range", "a number"),
+    ("a valid integer", "an integer"),
+    ("\\udc", "\\x"),
+)
+
+
 def _report(error: click.ClickException, path: str) -> None:
     """Say what is wrong with the command line, in JSON too where that was asked for; `path` is the command."""
     # Click puts the choices of an argument on lines of their own.
     message, hint = " ".join(error.format_message().split()), f"{path} --help"
-    message = message.replace("a valid integer range", "an integer").replace("a valid float range", "a number")
+    for said, meant in _PLAIN_WORDS:
+        message = message.replace(said, meant)
     words = sys.argv[1:]
     words = words[: words.index("--")] if "--" in words else words
-    if "--json" in words or "--format=json" in words:
+    if "--json" in words or "--format=json" in words or ("--format", "json") in pairwise(words):
         command = path.removeprefix("gitstate").strip() or None
         told = {"error": terminal.escape(message), "hint": hint, "exit_status": EXIT_USAGE}
         quick.emit({"command": command, **told})

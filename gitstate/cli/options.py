@@ -215,6 +215,16 @@ def context_values(given: Mapping[str, Value], environ: Mapping[str, str]) -> di
     return found | pair_values(extra if isinstance(extra, list) else ())
 
 
+def check_pairs(pairs: Iterable[str], hint: str, more: str = "") -> None:
+    """Raise UsageError for a word that is not KEY=VALUE; `more` is what its message ends with."""
+    for pair in pairs:
+        if "=" not in pair:
+            from ..errors import UsageError
+            from ..system.terminal import quoted
+
+            raise UsageError(f"{quoted(pair[:80])} is not KEY=VALUE{more}", hint=hint)
+
+
 def pair_values(pairs: Iterable[str]) -> dict[str, str]:
     """Map keys to values, from words KEY=VALUE. Of several values of one key the last counts; of memory_refs all do."""
     found: dict[str, str] = {}

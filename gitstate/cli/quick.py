@@ -15,7 +15,7 @@ from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateErro
 from ..format.context import SCHEMA_VERSION
 from ..system.jsonio import write
 from ..system.stdlib import TYPE_CHECKING, contextmanager, signal, suppress
-from ..system.terminal import OutputClosed, escape, escape_lines, give_up, print_to, say
+from ..system.terminal import OutputClosed, escape, escape_lines, give_up, print_to, quoted, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
@@ -44,8 +44,26 @@ def working_directory(directory: str) -> bytes:
         raise GitstateError("the current directory does not exist any more; nothing was changed", hint=hint) from None
 
 
-def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
-    """Run one command. An error becomes one line, a hint and an exit status; a traceback goes to a file."""
+def absolute(directory: bytes, paths: Iterable[str]) -> list[bytes]:
+    """Paths of the command line, seen from `directory`. Raises UsageError for an empty one.
+
+    It is a variable that is not set: what stands here may be a workspace that was not meant.
+    """
+    named = list(paths)
+    if "" in named:
+        from ..errors import UsageError
+
+        raise UsageError("a path is empty; nothing was changed", hint="the current directory is . (a dot)")
+    return [os.path.abspath(os.path.join(directory, os.fsencode(path))) for path in named]
+
+
+def guarded(
+    run: Callable[[], int], command: str, as_json: bool, failed: Callable[[Mapping[str, Any]], None] | None = None
+) -> int:
+    """Run one command. An error becomes one line, a hint and an exit status; a traceback goes to a file.
+
+    `failed` gets what `as_json` would print: where a command goes on with the next of many workspaces.
+    """
     try:
         return run()
     except GitstateError as error:
@@ -64,10 +82,19 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:
         message, hint, status = _bug(error)
-    if as_json:
-        emit({"command": command, "error": escape(message), "hint": hint and escape(hint), "exit_status": status})
+    told = {"error": escape(message), "hint": hint and escape(hint), "exit_status": status}
+    if failed is not None:
+        failed(told)
+    elif as_json:
+        emit({"command": command, **told})
     say(f"gitstate: {message}", *([f"  next: {hint}"] if hint else []))
     return status
+
+
+def each_of_many(command: str, path: bytes, run: Callable[[bytes], int], rows: list[Mapping[str, Any]]) -> int:
+    """Run one of many workspaces, as `guarded` does: an error becomes a row of `rows`, which are printed as JSON."""
+    named = escape(path)
+    return guarded(lambda: run(path), command, False, lambda error: rows.append({"workspace": named, **error}))
 
 
 def drop_unwritten() -> None:
@@ -298,7 +325,7 @@ def _checked_label(text: str | None) -> str | None:
     label = clean_text(text).strip()
     if not label or len(label) > MAX_LABEL or is_reserved(label):
         raise UsageError(
-            f"{text[:40]!r} can't be a label; nothing was saved", hint="gitstate save --label before-merge"
+            f"{quoted(text[:40])} can't be a label; nothing was saved", hint="gitstate save --label before-merge"
         )
     return label
 

@@ -8,10 +8,10 @@ import sys
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import Progress, escape, first_of, print_answer, print_to, say, table, terminal_width
-from .quick import EXIT_ON_INTERRUPT, emit, guarded, working_directory
+from .quick import EXIT_ON_INTERRUPT, absolute, emit, guarded, working_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from ..fleet.find import Found
@@ -80,7 +80,9 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         from ..fleet.recover_all import recover_all
 
         targets, complete, bare = all_workspaces(directory, paths, roots)
+        named = set(_named(directory, paths, roots))
         results = recover_all(targets, request, Progress(), bare=bare)
+        results = [_no_workspace(each) if each.workspace in named else each for each in results]
     else:
         results, complete = _recover_named(directory, given, request, opening, reader), True
         results = [_with_overwrite_hint(result, request) for result in results]
@@ -119,7 +121,7 @@ def _check(paths: Sequence[str], many: bool, given: Mapping[str, Any]) -> None:
 
 
 def _targets(directory: bytes, paths: Sequence[str]) -> list[bytes]:
-    return _absolute(directory, paths) or [directory]
+    return absolute(directory, paths) or [directory]
 
 
 def _recover_named(
@@ -143,7 +145,7 @@ def _recover_named(
     if into is not None:
         from ..git.opening import open_repository
 
-        (target,) = _absolute(directory, [into])
+        (target,) = absolute(directory, [into])
         return [recover.recover_into(open_repository(directory, bare_too=True), target, request)]
     if given.get("dismiss"):
         from ..recover.dismissed import dismiss
@@ -154,6 +156,16 @@ def _recover_named(
     from ..fleet.recover_all import recover_each
 
     return recover_each(targets, request)
+
+
+def _no_workspace(result: RecoverResult) -> RecoverResult:
+    """The result for a path that was named: an error where it is no workspace, as it is without `--all`."""
+    if result.verdict != "missing":
+        return result
+    is_there, is_directory = os.path.lexists(result.workspace), os.path.isdir(result.workspace)
+    message = "not a git worktree" if is_directory else "not a directory" if is_there else "no such directory"
+    hint = "gitstate status --all (the workspaces that are known)"
+    return result._replace(message=message, hint=hint, exit_status=EXIT_FAILED)
 
 
 def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> RecoverResult:
@@ -175,15 +187,17 @@ def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> Reco
 
 
 def all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> Found:
-    """All known workspaces, or those below `roots`, and `paths`."""
-    from ..fleet.find import workspaces
+    """All known workspaces, or those below `roots`, and `paths`; a root that is no directory is among them."""
+    from ..fleet.find import Found, workspaces
 
-    known = workspaces(directory, [os.path.join(directory, os.fsencode(root)) for root in roots])
-    return known._replace(paths=tuple(dict.fromkeys((*_absolute(directory, paths), *known.paths))))
+    below = [root for root in absolute(directory, roots) if os.path.isdir(root)]
+    known = workspaces(directory, below) if below or not roots else Found((), True)
+    return known._replace(paths=tuple(dict.fromkeys((*_named(directory, paths, roots), *known.paths))))
 
 
-def _absolute(directory: bytes, paths: Iterable[str]) -> list[bytes]:
-    return [os.path.abspath(os.path.join(directory, os.fsencode(path))) for path in paths]
+def _named(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> list[bytes]:
+    """What the command line names as a workspace: `paths`, and a root in which none can be."""
+    return [*absolute(directory, paths), *(root for root in absolute(directory, roots) if not os.path.isdir(root))]
 
 
 def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
@@ -193,23 +207,24 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     if given.get("short"):
         from ..fleet.status import short_line
 
-        line = short_line((_absolute(directory, paths) or [directory])[0])
+        line = short_line((absolute(directory, paths) or [directory])[0])
         print_answer(f"{escape(line)}\n" if line else "")
         return EXIT_DONE
     from ..fleet.status import summaries
 
     is_watched = bool(given.get("watch") or given.get("prometheus"))
-    # One that was named, or the current directory, and is no workspace: an error as with every other command.
-    named = not (given.get("everything") or roots)
-    if is_watched and not named:
+    many = bool(given.get("everything") or roots)
+    if is_watched and many:
         return _watch(directory, as_json, given, lambda: all_workspaces(directory, paths, roots)[:2])
     targets: Sequence[bytes]
-    if not named:
+    if many:
         targets, complete, bare = all_workspaces(directory, paths, roots)
     else:
-        targets, complete, bare = _absolute(directory, paths) or [directory], True, None
-    found = summaries(targets, Progress(), with_gone=not named, bare=bare)
-    failed = named and any(item.status in _NO_WORKSPACE for item in found)
+        targets, complete, bare = absolute(directory, paths) or [directory], True, None
+    # One that was named, or the current directory, and is no workspace: an error as with every other command.
+    named = set(_named(directory, paths, roots) if many else targets)
+    found = summaries(targets, Progress(), with_gone=many, bare=bare)
+    failed = any(item.status in _NO_WORKSPACE and item.workspace in named for item in found)
     if is_watched and not failed:
         tops = [item.workspace for item in found]
         return _watch(directory, as_json, given, lambda: (tops, True))
@@ -265,7 +280,7 @@ def _metrics_file(directory: bytes, named: str | None) -> bytes | None:
     """The absolute path of the file of metrics, or `-` for stdout."""
     if named is None or named == "-":
         return None if named is None else b"-"
-    return _absolute(directory, [named])[0]
+    return absolute(directory, [named])[0]
 
 
 def _summaries_json(found: Sequence[Summary], complete: bool) -> bytes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError
+from ..errors import GitstateError, UsageError
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..system.terminal import say
-from .options import RUN, context_values, pair_values
+from .options import RUN, check_pairs, context_values, pair_values
 from .quick import EXIT_ON_INTERRUPT, guarded, working_directory
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def run(directory: bytes, argv: Sequence[str], given: Mapping[str, Any]) -> int:
     times = {name: options.pop(name) for name in ("grace", "deadline", "interval")}
     context = {name: value for name, value in given.items() if value and name not in options and name not in times}
     words, argv = _split_pairs(argv)
+    check_pairs(given.get("extra") or (), "gitstate run --set KEY=VALUE -- COMMAND", "; nothing was started")
+    if not argv or not argv[0]:
+        raise UsageError("no command is named; nothing was started", hint="gitstate run -- COMMAND")
     values = context_values(context, os.environ) | pair_values(words)
     with suppress(GitstateError):
         say(*unknown_settings(open_repository(directory)))
@@ -69,7 +72,7 @@ def _split_pairs(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     if "--" in argv:
         at = argv.index("--")
         are_pairs = all("=" in word and word.partition("=")[0].isidentifier() for word in argv[:at])
-        if are_pairs and 0 < at < len(argv) - 1:
+        if are_pairs and at:
             return argv[:at], argv[at + 1 :]
     return (), argv
 

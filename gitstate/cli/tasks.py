@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import EXIT_DONE, UsageError
 from ..format.context import CALLER_FIELDS, CONTEXT_FIELDS, Context
 from ..system.stdlib import TYPE_CHECKING, quote
-from ..system.terminal import say
+from ..system.terminal import quoted, say
 from .options import context_values, pair_values
 from .quick import emit, guarded, working_directory
 from .running import unknown_settings
@@ -114,7 +114,7 @@ def _values(pairs: Sequence[str], given: Mapping[str, Any], example: str) -> dic
     for pair in (*pairs, *given.get("extra", ())):
         key, equals, _ = pair.partition("=")
         if not equals or not key:
-            raise UsageError(f"{pair[:80]!r} is not KEY=VALUE", hint=example)
+            raise UsageError(f"{quoted(pair[:80])} is not KEY=VALUE", hint=example)
     options = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
     return context_values(options, {}) | pair_values(pairs)
 

@@ -237,7 +237,7 @@ def summarize_peek(seen: WorkspacePeek) -> Summary:
 
         where = not_mounted(seen.workspace)
     problem = {
-        "missing": "the directory does not exist" if where is None else f"{os.fsdecode(where)} is not mounted",
+        "missing": _absence(seen.workspace) if where is None else f"{os.fsdecode(where)} is not mounted",
         "foreign": f"it belongs to user {seen.uid}",
         "unreachable": "it does not answer",
     }.get(seen.problem or "", seen.problem)
@@ -253,6 +253,10 @@ def summarize_peek(seen: WorkspacePeek) -> Summary:
         notes += more
     proven = _proven(seen.git_dir)
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None, proven=proven)
+
+
+def _absence(path: bytes) -> str:
+    return "it is not a directory" if os.path.lexists(path) else "the directory does not exist"
 
 
 def _of_active(git_dir: bytes, owner: OwnerState) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
+from ..system.terminal import quoted
 from .archive import (
     MAX_FETCHED_MANIFEST,
     HeldSave,
@@ -99,7 +100,7 @@ def parse_age(text: str) -> float | None:
 
 
 def _no_save(name: str) -> NeedsPerson:
-    return NeedsPerson(f"there is no save {name!r} in this repository", hint="gitstate log --all")
+    return NeedsPerson(f"there is no save {quoted(name)} in this repository", hint="gitstate log --all")
 
 
 def _refuse(repository: Repository, reader: ObjectReader, name: str) -> str:
@@ -159,7 +160,7 @@ def _by_beginning(name: str, *groups: Sequence[str]) -> str:
             return name if name in fitting else fitting[0]
         if fitting:
             shown = ", ".join(fitting[:_SHOWN]) + (", …" if len(fitting) > _SHOWN else "")
-            raise NeedsPerson(f"{len(fitting)} saves begin with {name!r}: {shown}", hint="gitstate log --all")
+            raise NeedsPerson(f"{len(fitting)} saves begin with {quoted(name)}: {shown}", hint="gitstate log --all")
     raise _no_save(name)
 
 

@@ -282,8 +282,10 @@ def manifest_from_json(value: Mapping[str, Json]) -> Manifest:
         )
     try:
         return _manifest(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptSave(f"the manifest is damaged: {type(error).__name__} {str(error)[:80]}") from None
+    except KeyError as error:
+        raise CorruptSave(f"the manifest is damaged: it has no {str(error)[:80]}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CorruptSave(f"the manifest is damaged: {str(error)[:80]}") from None
 
 
 def _manifest(value: Mapping[str, Json]) -> Manifest:

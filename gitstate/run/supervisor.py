@@ -262,6 +262,8 @@ class Supervisor:
             if "--" in rest:
                 words = " ".join(map(quote, rest))
                 say(f"  next: options stand before --, such as: gitstate run --task-id {quote(first)} {words}")
+            elif rest and "=" in first:
+                say(f"  next: gitstate run {quote(first)} -- {' '.join(map(quote, rest))}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
         self._wait()
         answer = self._await_answer()

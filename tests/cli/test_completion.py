@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.cli.table import TABLE
 from tests.support.workspace import Workspace, run_gitstate
 
 
@@ -68,6 +69,13 @@ def test_tab_completes_names(held: tuple[Workspace, str], on_path: Path, prefix:
 def test_each_shell_completes_git_gitstate(shell: str, word: str) -> None:
     run = run_gitstate("completion", shell, cwd=Path("/"))
     assert run.exit_status == 0 and word in run.text
+
+
+def test_summary_of_a_command_is_completed_whole() -> None:
+    env = {"_GITSTATE_COMPLETE": "fish_complete", "COMP_WORDS": "gitstate ", "COMP_CWORD": ""}
+    text = run_gitstate(cwd=Path("/"), env=env).text
+    for entry in TABLE:
+        assert not entry.group or " " in entry.name or f"{entry.name}\t{entry.summary}\n" in text, entry.name
 
 
 def test_completion_outside_a_repository_offers_nothing(tmp_path: Path) -> None:

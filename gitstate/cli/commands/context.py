@@ -9,7 +9,7 @@ import click
 
 from ...errors import EXIT_DONE, UsageError
 from ...format.context import CONTEXT_TEXTS
-from ...system.terminal import escape
+from ...system.terminal import escape, quoted
 from .. import tasks
 from ..command import Call, Count, command, complete_keys, complete_pairs, echo, options_named
 
@@ -43,7 +43,7 @@ def show(call: Call, keys: tuple[str, ...]) -> int:
     values = {**fields.pop("extra"), **fields, "status": state}
     unknown = [key for key in keys if key not in values]
     if unknown:
-        raise UsageError(f"the context has no key {unknown[0]!r}", hint="gitstate show")
+        raise UsageError(f"the context has no key {quoted(unknown[0])}", hint="gitstate show")
     if call.as_json:
         call.answer(context={key: values[key] for key in keys} or {**context.to_json(), "status": state})
     elif keys:

@@ -15,6 +15,7 @@ from ...git.opening import open_repository
 from ...system.terminal import escape, escape_lines, say, write_patch
 from .. import quick
 from ..command import Call, TableGroup, command, help_text
+from ..table import BY_NAME
 
 if TYPE_CHECKING:
     from ...agent_hooks.install import Change
@@ -25,14 +26,9 @@ if TYPE_CHECKING:
 def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
     for option in (
         click.option(
-            "--dry-run", is_flag=True, help="report what would change (with --agent as a diff), change nothing"
-        ),
-        click.option(
             "--scope",
             type=click.Choice(["user", "project"]),
-            default="user",
-            show_default=True,
-            help="which of its settings",
+            help="which settings of that agent  [default: user]",
         ),
         click.option("--agent", type=click.Choice(agent_names()), help="the hooks of this agent, not those of git"),
     ):
@@ -42,7 +38,8 @@ def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
 
 @command("install")
 @_hook_options
-def install(call: Call, agent: str | None, scope: str, dry_run: bool) -> int:
+@click.option("--dry-run", is_flag=True, help="report what would change (with --agent as a diff), change nothing")
+def install(call: Call, agent: str | None, scope: str | None, dry_run: bool) -> int:
     """Hooks of others stay as they are. Git's hooks keep the recorded branch up to date, and refuse to bury or push a
     WIP commit.
     """
@@ -51,17 +48,22 @@ def install(call: Call, agent: str | None, scope: str, dry_run: bool) -> int:
 
 @command("uninstall")
 @_hook_options
-def uninstall(call: Call, agent: str | None, scope: str, dry_run: bool) -> int:
+@click.option("--dry-run", is_flag=True, help="with --agent: print what would change as a diff, change nothing")
+def uninstall(call: Call, agent: str | None, scope: str | None, dry_run: bool) -> int:
     """Hooks of others stay as they are."""
     return _change_hooks(call, agent, scope, dry_run)
 
 
-def _change_hooks(call: Call, agent: str | None, scope: str, dry_run: bool) -> int:
+def _change_hooks(call: Call, agent: str | None, scope: str | None, dry_run: bool) -> int:
     if agent is None:
         from ...integrations import git_hooks_install
 
+        if scope is not None:
+            hint = f"gitstate {call.command} --agent NAME --scope {scope}"
+            raise UsageError("--scope goes with --agent; nothing was changed", hint=hint)
         if dry_run and call.command == "uninstall":
-            raise UsageError("--dry-run of uninstall goes with --agent", hint="gitstate uninstall")
+            hint = "gitstate uninstall --agent NAME --dry-run"
+            raise UsageError("--dry-run of uninstall goes with --agent; nothing was changed", hint=hint)
         change_git = git_hooks_install.install if call.command == "install" else git_hooks_install.uninstall
         change_git = git_hooks_install.preview if dry_run else change_git
         outcome = change_git(open_repository(call.directory))
@@ -173,7 +175,7 @@ _scheduler_option = click.option(
 )
 
 
-@click.group(cls=TableGroup, prefix="boot ", help=help_text("boot"))
+@click.group(cls=TableGroup, prefix="boot ", help=help_text("boot"), short_help=BY_NAME["boot"].summary)
 def boot() -> None:
     """The group of these commands."""
 

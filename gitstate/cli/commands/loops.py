@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -117,23 +117,27 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
     if many:
         from ...fleet.find import peek_all, workspaces
 
-        found = workspaces(call.directory, call.absolute(roots)).paths
+        below = call.absolute(roots)
+        targets += [root for root in below if not os.path.isdir(root)]
+        found = workspaces(call.directory, below).paths
         # One of another user, and one that does not answer, is left alone.
         targets += [seen.workspace for seen in peek_all(found) if seen.due or _was_recovered(seen)]
     results: list[ResumeResult] = []
+    rows: list[Mapping[str, Any]] = []
 
     def one(path: bytes) -> int:
         result = resume_one(path, request)
         results.append(result)
+        rows.append(resume_json(result))
         if not call.as_json and (result.outcome != "nothing" or not many):
             say(*resume_lines(result))
         return result.exit_status
 
-    statuses = [quick.guarded(partial(one, path), "resume", False) for path in dict.fromkeys(targets)]
+    statuses = [quick.each_of_many("resume", path, one, rows) for path in dict.fromkeys(targets)]
     if many and not call.as_json and all(result.outcome == "nothing" for result in results):
         say("nothing to resume")
     if call.as_json:
-        call.emit(workspaces=[resume_json(result) for result in results])
+        call.emit(workspaces=rows)
     return statuses[0] if len(statuses) == 1 else worst_of(statuses)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,17 +93,19 @@ def verify(call: Call, paths: tuple[str, ...], everything: bool) -> int:
         else call.absolute(paths) or [call.directory]
     )
     proofs: list[Proof] = []
+    rows: list[Mapping[str, Any]] = []
 
     def prove_one(path: bytes) -> int:
         proofs.append(prove(path))
+        rows.append(proof_json(proofs[-1]))
         return EXIT_PERSON if proofs[-1].problems else EXIT_DONE
 
     if len(targets) == 1:
         statuses = [prove_one(targets[0])]
     else:
-        statuses = [quick.guarded(partial(prove_one, path), "verify", False) for path in targets]
+        statuses = [quick.each_of_many("verify", path, prove_one, rows) for path in targets]
     if call.as_json:
-        call.answer(workspaces=[proof_json(proof) for proof in proofs])
+        call.answer(workspaces=rows)
     else:
         for proof in proofs:
             print_lines(proof_lines(proof))

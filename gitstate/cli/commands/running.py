@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,6 +69,7 @@ def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> i
 
     known = workspaces(call.directory).paths if everything else ()
     results: list[StopResult] = []
+    rows: list[Mapping[str, Any]] = []
 
     def stop_one(path: bytes) -> int:
         stranger = open_repository(path).stranger
@@ -77,12 +78,13 @@ def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> i
             message = f"{os.fsdecode(path)} belongs to user {stranger}; no process was stopped"
             raise NeedsPerson(message, hint="run gitstate as that user")
         results.append(stop_run(path, wait))
+        rows.append(stop_json(results[-1]))
         return results[-1].exit_status
 
     targets = dict.fromkeys([*call.absolute(paths), *known]) if paths or everything else [call.directory]
-    statuses = [quick.guarded(partial(stop_one, path), "stop", False) for path in targets]
+    statuses = [quick.each_of_many("stop", path, stop_one, rows) for path in targets]
     if call.as_json:
-        call.emit(workspaces=[stop_json(result) for result in results])
+        call.emit(workspaces=rows)
     say(*(line for result in results for line in stop_lines(result)))
     return worst_of(statuses)
 

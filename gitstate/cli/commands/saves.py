@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from ...format.find import resolve_save
 from ...format.names import save_time_ns
 from ...git.opening import open_repository
 from ...system.jsonio import Stream
-from ...system.terminal import escape, escape_lines, say, table, terminal_width, write_patch
+from ...system.terminal import escape, escape_lines, quoted, say, table, terminal_width, write_patch
 from .. import quick
 from ..command import (
     Call,
@@ -32,7 +31,8 @@ from ..command import (
     print_styled,
     setting_option,
 )
-from ..options import OPTIONS, Quick
+from ..options import OPTIONS, Quick, check_pairs
+from ..table import BY_NAME
 
 if TYPE_CHECKING:
     from ...git.repository import Repository
@@ -138,7 +138,7 @@ def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, t
     inside = [os.path.relpath(path, repository.toplevel) for path in call.absolute(paths)]
     for word, path in zip(paths, inside, strict=True):
         if path == b".." or path.startswith(b"../"):
-            raise UsageError(f"{word!r} is outside the workspace", hint="gitstate restore SAVE PATH…")
+            raise UsageError(f"{quoted(word)} is outside the workspace", hint="gitstate restore SAVE PATH…")
     save_id = resolve_save(repository, save_id)
     result = restore_paths(repository, save_id, inside, RecoverRequest(save_id, dry_run, overwrite, trust=trust))
     if call.as_json:
@@ -155,7 +155,7 @@ def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, t
 @click.option("--overwrite", is_flag=True, help="take back files too that were edited since, after saving them")
 @click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
 def undo(call: Call, overwrite: bool, dry_run: bool) -> int:
-    """Once more brings it again. Index, branch and context are not touched."""
+    """Index, branch and context are not touched."""
     from ...recover.request import RecoverRequest, recover_json, recover_lines
     from ...recover.single_files import undo as undo_last
 
@@ -359,22 +359,20 @@ def _saves(number: int) -> str:
     return "1 save" if number == 1 else f"{number} saves"
 
 
-def _fail(error: UsageError) -> int:
-    raise error
-
-
 def _save_command(name: str, details: str) -> click.Command:
     def callback(**given: Any) -> None:
         directory, as_json = click.get_current_context().obj
-        for pair in given["extra"]:
-            if "=" not in pair:
-                raise click.UsageError(f"--set wants KEY=VALUE, not {escape(pair)}")
-        for pair in given["pairs"]:
-            if "=" not in pair:
-                hint = f"gitstate {name} progress_stage=testing; a name for it: gitstate {name} --label before-merge"
-                error = UsageError(f"{pair[:80]!r} is not KEY=VALUE; nothing was saved", hint=hint)
-                sys.exit(quick.guarded(functools.partial(_fail, error), name, as_json))
+        as_json = as_json or given["json"]
         given["extra"] = (*given["extra"], *given.pop("pairs"))
+        hint = f"gitstate {name} progress_stage=testing; a name for it: gitstate {name} --label before-merge"
+
+        def check() -> int:
+            check_pairs(given["extra"], hint, "; nothing was saved")
+            return EXIT_DONE
+
+        status = quick.guarded(check, name, as_json)
+        if status != EXIT_DONE:
+            sys.exit(status)
         given = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
         given = {key: value for key, value in given.items() if value not in (None, [], False)}
         if as_json:
@@ -383,7 +381,8 @@ def _save_command(name: str, details: str) -> click.Command:
 
     params: list[click.Parameter] = [click_option(option) for option in OPTIONS]
     params.append(click.Argument(["pairs"], nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs))
-    return click.Command(name, callback=callback, params=params, help=help_text(name, details))
+    words, summary = help_text(name, details), BY_NAME[name].summary
+    return click.Command(name, callback=callback, params=params, help=words, short_help=summary)
 
 
 save = _save_command(
