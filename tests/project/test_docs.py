@@ -178,6 +178,17 @@ def test_plain_git_brings_the_files_back(templates: Templates, tmp_path: Path) -
     assert (after.head, after.commit, after.files) == (before.head, before.commit, before.files)
 
 
+def test_removal_leaves_a_repository_that_git_takes_for_whole(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    before = ws.status()
+    subprocess.run(["bash", "-ec", block("sh", "delete %(refname)", "docs/guide.md")], cwd=ws.path, check=True)
+    assert ws.refs("refs/gitstate", "refs/notes") == {} and not (ws.common_dir / "gitstate").exists()
+    ws.git("fsck", "--strict")
+    assert ws.status() == before and not (ws.path / "active_state.json").exists()
+
+
 def test_plain_git_brings_a_merge_back(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["merge_conflict"], templates, tmp_path)
     before = fingerprint(ws.path)
