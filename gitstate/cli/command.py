@@ -172,7 +172,7 @@ def command(
             def run() -> int:
                 return function(Call(name, quick.working_directory(directory), as_json), **given)
 
-            sys.exit(quick.guarded(run, name, as_json))
+            sys.exit(quick.guarded(run, name, as_json, directory))
 
         short = name.rpartition(" ")[2]
         examples = EXAMPLES.get(name, ())

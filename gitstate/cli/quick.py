@@ -58,16 +58,21 @@ def absolute(directory: bytes, paths: Iterable[str]) -> list[bytes]:
 
 
 def guarded(
-    run: Callable[[], int], command: str, as_json: bool, failed: Callable[[Mapping[str, Any]], None] | None = None
+    run: Callable[[], int],
+    command: str,
+    as_json: bool,
+    where: str = ".",
+    failed: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> int:
     """Run one command. An error becomes one line, a hint and an exit status; a traceback goes to a file.
 
-    `failed` gets what `as_json` would print: where a command goes on with the next of many workspaces.
+    `where` is what `-C` names: the hint works in the current directory. `failed` gets what `as_json` would print,
+    where a command goes on with the next of many workspaces.
     """
     try:
         return run()
     except GitstateError as error:
-        message, hint, status = error.message, error.hint, error.exit_status
+        message, hint, status = error.message, located(error.hint, where), error.exit_status
     except OutputClosed:
         # A pipe to a git that was killed is another matter.
         give_up(sys.stdout)
@@ -91,10 +96,23 @@ def guarded(
     return status
 
 
+#: A command that says so is the same everywhere.
+_EVERYWHERE = ("recover --all", "status --all", "--global")
+
+
+def located(hint: str | None, where: str) -> str | None:
+    """A hint that works in the current directory; `where` is what `-C` names."""
+    if hint is None or where == "." or any(words in hint for words in _EVERYWHERE):
+        return hint
+    from ..recover.request import locate
+
+    return locate(hint, os.fsencode(os.path.abspath(where)))
+
+
 def each_of_many(command: str, path: bytes, run: Callable[[bytes], int], rows: list[Mapping[str, Any]]) -> int:
     """Run one of many workspaces, as `guarded` does: an error becomes a row of `rows`, which are printed as JSON."""
     named = escape(path)
-    return guarded(lambda: run(path), command, False, lambda error: rows.append({"workspace": named, **error}))
+    return guarded(lambda: run(path), command, False, failed=lambda error: rows.append({"workspace": named, **error}))
 
 
 def drop_unwritten() -> None:
@@ -177,7 +195,7 @@ def run_save(quick: Quick) -> int:
     """Carry out `save` or `checkpoint`. Signals are ignored meanwhile, so that a save that began is completed."""
     as_json = bool(quick.given.get("json"))
     with _ignoring_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)):
-        return guarded(lambda: _save(quick, as_json), quick.command, as_json)
+        return guarded(lambda: _save(quick, as_json), quick.command, as_json, quick.directory)
 
 
 @contextmanager

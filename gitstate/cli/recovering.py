@@ -34,8 +34,9 @@ def run_quick(quick: Quick) -> int:
     """Carry out `recover` or `status`. Ctrl-C ends either: what a recovery has begun, the next one completes."""
     as_json = bool(quick.given.get("json")) or quick.given.get("style") == "json"
     run = recover if quick.command == "recover" else status
+    where = quick.directory
     try:
-        return guarded(lambda: run(working_directory(quick.directory), as_json, quick.given), quick.command, as_json)
+        return guarded(lambda: run(working_directory(where), as_json, quick.given), quick.command, as_json, where)
     except KeyboardInterrupt:
         say("")
         return EXIT_ON_INTERRUPT
@@ -350,6 +351,15 @@ def summary_json(item: Summary) -> dict[str, Any]:
     }
 
 
+def _located(note: str, workspace: bytes) -> str:
+    """A note whose commands work in the current directory."""
+    if "gitstate " not in note or os.path.realpath(".") == os.fsdecode(workspace):
+        return note
+    from ..recover.request import locate
+
+    return locate(note, workspace) or ""
+
+
 def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
     """The table of `status`: status, path, branch, task, stage, and a note. `width` as in `fleet_lines`."""
     rows = []
@@ -367,6 +377,8 @@ def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
         note = "; ".join(text for text in (waiting, item.problem) if text)
         if item.proven is not None and item.proven[0] == item.waiting and not item.proven[2]:
             note += f" (proven at {item.proven[1]})"
+        if len(items) == 1:
+            note = _located(note, item.workspace)
         branch = item.branch or ("-" if item.problem else "(detached)")
         task, stage = item.context.task_id or "-", item.context.progress_stage or "-"
         rows.append([escape(cell) for cell in (item.status or "unknown", item.workspace, branch, task, stage, note)])

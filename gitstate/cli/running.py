@@ -33,7 +33,7 @@ def run_quick(quick: Quick) -> int | None:
         if isinstance(value, float) and not setting.least <= value <= setting.most:
             return None
     try:
-        return guarded(lambda: run(working_directory(quick.directory), argv, given), "run", as_json)
+        return guarded(lambda: run(working_directory(quick.directory), argv, given), "run", as_json, quick.directory)
     except KeyboardInterrupt:
         say("")
         return EXIT_ON_INTERRUPT

@@ -30,7 +30,7 @@ def run_quick(quick: Quick) -> int:
             return finish(directory, keep_save=bool(given.get("keep_save")), as_json=as_json)
         return set_values(directory, pairs, given, as_json=as_json)
 
-    return guarded(run, quick.command, as_json)
+    return guarded(run, quick.command, as_json, quick.directory)
 
 
 def begin(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.repositories import three_files
-from tests.support.workspace import Workspace
+from tests.support.workspace import Workspace, run_gitstate
 
 
 @pytest.fixture
@@ -88,3 +88,18 @@ def test_run_without_a_command_starts_nothing(ws: Workspace) -> None:
 def test_pair_in_place_of_a_command_is_answered_with_the_whole_line(ws: Workspace) -> None:
     run = ws.gitstate("run", "task_id=T 1", "sleep", "1")
     assert run.exit_status == 127 and "next: gitstate run 'task_id=T 1' -- sleep 1" in run.stderr, run
+
+
+def test_named_commands_work_where_they_are_printed(ws: Workspace, tmp_path: Path) -> None:
+    """With `-C` the next command has it too: without it, it would be for another workspace."""
+    for words in (["prune", "latest"], ["diff", "nowhere"], ["save", "nowhere"], ["set"], ["push"], ["status"]):
+        run = run_gitstate("-C", str(ws.path), *words, cwd=tmp_path)
+        assert f" gitstate -C {ws.path} " in run.text + run.stderr, (words, run)
+        run = run_gitstate(*words, cwd=ws.path)
+        assert " -C " not in run.text + run.stderr, (words, run)
+    (pending,) = [
+        item["next"]
+        for item in run_gitstate("-C", str(ws.path), "doctor", "--json", cwd=tmp_path).json["findings"]
+        if item["check"] == "waiting"
+    ]
+    assert pending == f"gitstate -C {ws.path} recover"

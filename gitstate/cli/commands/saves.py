@@ -370,7 +370,7 @@ def _save_command(name: str, details: str) -> click.Command:
             check_pairs(given["extra"], hint, "; nothing was saved")
             return EXIT_DONE
 
-        status = quick.guarded(check, name, as_json)
+        status = quick.guarded(check, name, as_json, directory)
         if status != EXIT_DONE:
             sys.exit(status)
         given = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}

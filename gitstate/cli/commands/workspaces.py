@@ -11,6 +11,7 @@ import click
 from ...errors import EXIT_DONE, EXIT_PERSON
 from ...system.jsonio import path_to_json
 from ...system.terminal import escape, say
+from .. import quick
 from ..command import Call, command, paths_argument, print_lines
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def doctor(call: Call, mend: bool) -> int:
 
     mended = fix(examine(call.directory)) if mend else []
     found = examine(call.directory)
+    where = os.fsdecode(call.directory)
+    found = [item._replace(command=quick.located(item.command, where) or "") for item in found]
     if call.as_json:
         call.answer(
             versions=version_line(),
