@@ -49,7 +49,7 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     paths, roots = given.get("paths", ()), given.get("roots", ())
     worktrees = bool(given.get("worktrees"))
     many = bool(given.get("everything") or roots or worktrees)
-    _check(paths, many, given)
+    _check(paths, many, given, as_json)
     # Git opens the repository while the rest is imported.
     is_plain = not many and len(paths) < 2 and not any(map(given.get, ("into", "dismiss", "save_id")))
     opening = start_opening(_targets(directory, paths)[0]) if is_plain else None
@@ -105,9 +105,13 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     return status
 
 
-def _check(paths: Sequence[str], many: bool, given: Mapping[str, Any]) -> None:
+def _check(paths: Sequence[str], many: bool, given: Mapping[str, Any], as_json: bool) -> None:
     """Raise UsageError for options that do not go together."""
     into, save_id = given.get("into"), given.get("save_id")
+    if given.get("style") == "shell" and (as_json or many or len(paths) > 1):
+        # A shell evaluates it: of several workspaces the last would count.
+        what = "--format shell goes with one workspace, and without --json"
+        raise UsageError(what, hint="gitstate recover --format shell")
     if into is not None and (paths or many):
         hint = "gitstate recover --into PATH --save ID"
         raise UsageError("--into goes with one save of one repository", hint=hint)

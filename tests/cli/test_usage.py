@@ -73,7 +73,7 @@ def test_scope_without_an_agent_does_not_mean_the_hooks_of_git(ws: Workspace, co
     assert ws.gitstate("install").exit_status == 0
     hooks = sorted((ws.common_dir / "hooks").iterdir())
     run = ws.gitstate(command, "--scope", "project")
-    assert run.exit_status == 2 and f"gitstate {command} --agent NAME --scope project" in run.stderr, run
+    assert run.exit_status == 2 and f" {command} --agent NAME --scope project" in run.stderr, run
     assert sorted((ws.common_dir / "hooks").iterdir()) == hooks
 
 
@@ -103,3 +103,27 @@ def test_named_commands_work_where_they_are_printed(ws: Workspace, tmp_path: Pat
         if item["check"] == "waiting"
     ]
     assert pending == f"gitstate -C {ws.path} recover"
+
+
+@pytest.mark.parametrize("option", ["--tasks", "--workspace", "--next", "--prompt", "--stop-file"])
+def test_option_of_a_loop_that_is_empty_starts_nothing(ws: Workspace, option: str) -> None:
+    more = () if option in ("--tasks", "--next") else ("--tasks", "a")
+    run = ws.gitstate("loop", "claude", *more, option, "")
+    assert run.exit_status == 2 and f"{option} is empty; nothing was started" in run.stderr, run
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "resume --tmux --detach",
+        "recover --format shell --json",
+        "recover --format shell --all",
+        "prune latest --keep 0",
+        "prune latest --days 0",
+    ],
+)
+def test_options_that_contradict_each_other_change_nothing(ws: Workspace, words: str) -> None:
+    before = ws.refs()
+    run = ws.gitstate(*words.split())
+    assert run.exit_status == 2 and "next: gitstate" in run.stderr, run
+    assert ws.refs() == before and "RECOVERED" not in run.text

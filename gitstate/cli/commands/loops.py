@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ...loops.start import Manner
     from ...workspace.peek import WorkspacePeek
 
+#: The options of `resume` that say how an agent is started.
+_MANNERS: tuple[Manner, ...] = ("tmux", "unit", "detached")
 #: What a task may leave to the environment.
 _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 
@@ -60,6 +62,9 @@ def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
 
     record = agent_named(agent)
     assert record is not None
+    empty = next((name.strip("_").replace("_", "-") for name, value in given.items() if value == ""), None)
+    if empty is not None:
+        raise UsageError(f"--{empty} is empty; nothing was started", hint="gitstate loop --help")
     if (given["tasks"] is None) == (given["next_"] is None):
         both = given["tasks"] is not None
         what = "--tasks and --next exclude each other" if both else "no tasks: give --tasks FILE or --next COMMAND"
@@ -94,9 +99,9 @@ def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
 @paths_argument
 @everything_option
 @roots_option
-@click.option("--tmux", "manner", flag_value="tmux", help="in a new session of tmux")
-@click.option("--unit", "manner", flag_value="unit", help="as a unit of the user's systemd")
-@click.option("--detach", "manner", flag_value="detached", help="in the background  [default with --all]")
+@click.option("--tmux", is_flag=True, help="in a new session of tmux")
+@click.option("--unit", is_flag=True, help="as a unit of the user's systemd")
+@click.option("--detach", "detached", is_flag=True, help="in the background  [default with --all]")
 @click.option("--agent", type=click.Choice(agent_names()), help="this agent  [default: the one that was interrupted]")
 @click.option("--stop-file", metavar="FILE", help="start nothing where this file exists")
 @click.option("--force", is_flag=True, help="start it again for the same interruption")
@@ -110,8 +115,13 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
     from ...loops.resume import resume as resume_one
 
     many = everything or bool(roots)
-    manner: Manner = given["manner"] or ("detached" if many or len(paths) > 1 else "foreground")
-    stop_file = call.absolute([given["stop_file"]])[0] if given["stop_file"] else None
+    manner: Manner = "detached" if many or len(paths) > 1 else "foreground"
+    named: list[Manner] = [way for way in _MANNERS if given[way]]
+    if len(named) > 1:
+        what = "--tmux, --unit and --detach exclude each other; nothing was started"
+        raise UsageError(what, hint="gitstate resume --help")
+    manner = named[0] if named else manner
+    stop_file = None if given["stop_file"] is None else call.absolute([given["stop_file"]])[0]
     request = ResumeRequest(manner, given["agent"], stop_file, given["force"], strict=many, answers=call.as_json)
     targets = call.absolute(paths) if paths else [] if many else [call.directory]
     if many:

@@ -176,6 +176,11 @@ def prune(call: Call, names: tuple[str, ...], dry_run: bool, **given: Any) -> in
     """With SAVE, those saves are removed, whatever their age."""
     from ...history import prune
 
+    unused = [flag for flag, name in (("--keep", "keep_saves"), ("--days", "keep_days")) if given[name] is not None]
+    if names and unused:
+        # A slip: whoever limits what goes has not meant that the saves named go whatever their age.
+        what = f"{unused[0]} is about saves that are not named; nothing was pruned"
+        raise UsageError(what, hint="gitstate prune SAVE…")
     repository = open_repository(call.directory, bare_too=given["everything"] or bool(names))
     ids = list(dict.fromkeys(resolve_save(repository, name) for name in names))
     result = prune.prune(repository, names=ids, dry_run=dry_run, **given)
