@@ -97,7 +97,7 @@ def guarded(
 
 
 #: A command that says so is the same everywhere.
-_EVERYWHERE = ("recover --all", "status --all", "--global")
+_EVERYWHERE = ("recover --all", "status --all", "boot enable", "--global")
 
 
 def located(hint: str | None, where: str) -> str | None:
@@ -111,8 +111,11 @@ def located(hint: str | None, where: str) -> str | None:
 
 def each_of_many(command: str, path: bytes, run: Callable[[bytes], int], rows: list[Mapping[str, Any]]) -> int:
     """Run one of many workspaces, as `guarded` does: an error becomes a row of `rows`, which are printed as JSON."""
-    named = escape(path)
-    return guarded(lambda: run(path), command, False, failed=lambda error: rows.append({"workspace": named, **error}))
+
+    def failed(error: Mapping[str, Any]) -> None:
+        rows.append({"workspace": escape(path), **error})
+
+    return guarded(lambda: run(path), command, False, os.fsdecode(path), failed)
 
 
 def drop_unwritten() -> None:

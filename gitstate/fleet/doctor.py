@@ -140,7 +140,9 @@ def _list_of_workspaces() -> Iterator[Finding]:
         listed = registry.registered()
     except (GitstateError, OSError) as error:
         what = f"the list of workspaces is unreadable: {words_of(error)}"[:300]
-        yield Finding("registry", what, f"ls -ld {quote(os.fsdecode(registry.list_directory()))}", serious=False)
+        hint = error.hint if isinstance(error, GitstateError) else None
+        look = f"ls -ld {quote(os.fsdecode(registry.list_directory()))}"
+        yield Finding("registry", what, hint or look, serious=False)
         return
     gone = [path for path in listed if not os.path.isdir(path) and registry.not_mounted(path) is None]
     if gone:
@@ -421,7 +423,12 @@ def _packs(repository: Repository) -> Iterator[Finding]:
 
 
 def _listed(repository: Repository) -> Iterator[Finding]:
-    if repository.toplevel not in registry.registered():
+    try:
+        listed = registry.registered()
+    except (GitstateError, OSError):
+        # That finding stands already.
+        return
+    if repository.toplevel not in listed:
         quoted = quote(os.fsdecode(repository.toplevel))
         what = "this workspace is not registered: `recover --all` does not find it"
         yield Finding("registry", what, f"gitstate register {quoted}", False, partial(_register, repository))

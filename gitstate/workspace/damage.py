@@ -130,14 +130,14 @@ def _git_dir_that_leads_to(link: bytes) -> bytes | None:
 
     Where its `gitdir` is lost as well, its live context tells the worktree, or a file that its index has seen there.
     """
-    from .registry import registered
+    from .registry import readable
 
     top = os.path.dirname(link)
     above = [top]
     while above[-1] != b"/":
         above.append(os.path.dirname(above[-1]))
     lost = []
-    for place in dict.fromkeys((*above[1:], *registered())):
+    for place in dict.fromkeys((*above[1:], *readable())):
         dot_git = os.path.join(place, b".git")
         git_dir = dot_git if os.path.isdir(dot_git) else path_named_in(dot_git, b"gitdir: ", place) or place
         worktrees = os.path.join(common_dir_by_files(git_dir), b"worktrees")
@@ -159,9 +159,9 @@ def backlink_trouble(path: bytes, repository: Repository) -> Damage:
     git_dir = os.path.dirname(path)
     if git_dir == repository.git_dir:
         return lost_backlink(path, repository.toplevel)
-    from .registry import registered
+    from .registry import readable
 
-    tops = [top for top in registered() if path_named_in(os.path.join(top, b".git"), b"gitdir: ", top) == git_dir]
+    tops = [top for top in readable() if path_named_in(os.path.join(top, b".git"), b"gitdir: ", top) == git_dir]
     return lost_backlink(path, tops[0] if len(tops) == 1 else None)
 
 

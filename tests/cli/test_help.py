@@ -205,5 +205,5 @@ def test_only_the_module_of_the_command_is_imported() -> None:
 
 def test_wrong_pair_of_save_is_answered_with_what_to_type(ws: Workspace) -> None:
     run = ws.gitstate("save", "--set", "no-pair")
-    assert run.exit_status == 2 and "next: gitstate save progress_stage=testing;" in run.stderr
+    assert run.exit_status == 2 and " save progress_stage=testing;" in run.stderr
     assert not ws.refs("refs/gitstate/")

@@ -237,5 +237,5 @@ def test_doctor_prints_its_answer_on_stdout(ws: Workspace) -> None:
         why = "neither systemd nor cron nor launchd works here"
         advice = f"recovery at boot is not enabled: {why}\n  next: let whatever"
     assert f"advice: {advice}" in run.text
-    assert "advice: a save is pending\n  next: gitstate recover\n" in run.text
+    assert f"advice: a save is pending\n  next: gitstate -C {ws.path} recover\n" in run.text
     assert run.stderr == ""

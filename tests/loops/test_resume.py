@@ -187,7 +187,7 @@ def test_unknown_agent_is_one_clear_line(stage: Stage) -> None:
     stage.ws.append("a.txt")
     assert stage.ws.save().exit_status == 0
     done = stage.ws.gitstate("resume")
-    assert done.exit_status == 4 and "gitstate resume --agent NAME" in done.stderr
+    assert done.exit_status == 4 and " resume --agent NAME" in done.stderr
 
 
 def test_all_start_each_once_after_a_reboot(broken: Stage, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_live_agent_in_another_container_is_left_alone(ws: Workspace, tmp_path: 
         assert ws.recover().exit_status == 75
         for words in (["run", "--task-id", "T-9", "--", "true"], ["begin", "task_id=T-9"], ["finish"]):
             refused = ws.gitstate(*words)
-            assert refused.exit_status == 75 and "gitstate stop, where it was started" in refused.stderr, refused
+            assert refused.exit_status == 75 and " stop, where it was started" in refused.stderr, refused
         stopped = ws.gitstate("stop")
         assert stopped.exit_status == 75 and "not in this container" in stopped.stderr, stopped
         (item,) = run_gitstate("recover", "--all", "--json", cwd=tmp_path).json["workspaces"]

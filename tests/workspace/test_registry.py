@@ -16,6 +16,7 @@ from gitstate.fleet import find
 from gitstate.system import files
 from gitstate.workspace import registry
 from tests.states import STATES, dirty, make
+from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace, run_git
 
@@ -132,6 +133,29 @@ def test_list_is_never_kept_behind_what_is_not_a_directory(
     run = gitstate("register", cwd=ws.path)
     assert run.exit_status == 4
     assert "is not a directory" in run.stderr
+
+
+def test_list_of_a_home_that_is_not_for_this_user_is_told_with_the_way_out(ws: Workspace, hermetic: Path) -> None:
+    """As where a service runs as `nobody`, with the home of root."""
+    reason = why_permissions_cannot_be_tested()
+    if reason is not None:
+        pytest.skip(reason)
+    (hermetic / ".local" / "state").mkdir(parents=True, exist_ok=True)
+    (hermetic / ".local").chmod(0)
+    ws.without_override = True
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    try:
+        for words in (["register"], ["status", "--all"]):
+            run = ws.gitstate(*words)
+            assert run.exit_status == 4 and "this user may not" in run.stderr, run
+            assert "next: export XDG_STATE_HOME=DIR" in run.stderr, run
+        findings = ws.gitstate("doctor", "--json").json["findings"]
+    finally:
+        (hermetic / ".local").chmod(0o700)
+    assert not [item for item in findings if "a check failed" in item["what"]]
+    (told,) = [item for item in findings if item["check"] == "registry"]
+    assert told["next"] == "export XDG_STATE_HOME=DIR, a directory of yours"
 
 
 def test_entry_that_is_no_regular_file_is_never_replaced(ws: Workspace, hermetic: Path) -> None:
