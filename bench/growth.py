@@ -4,7 +4,7 @@
     python bench/growth.py --axis files --minutes 5 --write  # tables and curves of one axis, into docs/speed.md
 
 The axes: tracked files, changed files, saves (and stashes) that the repository already holds. The curves need
-matplotlib: `pip install gitstate-recovery[bench]`.
+matplotlib: `pip install -e '.[bench]'`.
 """
 
 from __future__ import annotations

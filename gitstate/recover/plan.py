@@ -291,7 +291,7 @@ def _diverged(facts: Facts) -> Verdict:
 def _unreadable(facts: Facts, problem: str) -> Verdict:
     if facts.unsupported:
         return Verdict(
-            "unsupported", problem, EXIT_PERSON, "pip install --upgrade gitstate-recovery (a newer gitstate)"
+            "unsupported", problem, EXIT_PERSON, "install a newer gitstate, in the way in which this one was installed"
         )
     hint = way_out(facts.earlier, facts.rest, lost_base=facts.lost_base)
     if facts.marker and not facts.lost_base:

@@ -189,7 +189,7 @@ def test_diff_prints_the_change_of_a_save(ws: Workspace) -> None:
 def test_diff_of_an_unknown_save_exits_4(ws: Workspace) -> None:
     run = ws.gitstate("diff", "20260101T000000.000000Z-000000")
     assert run.exit_status == 4
-    assert run.stderr.splitlines()[-1] == "  next: gitstate log --all"
+    assert run.stderr.splitlines()[-1] == f"  next: gitstate -C {ws.path} log --all"
 
 
 def test_diff_of_two_saves_prints_what_the_second_has_otherwise(ws: Workspace) -> None:

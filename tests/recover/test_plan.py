@@ -133,7 +133,7 @@ DECISIONS: list[tuple[str, Facts, str, int, str, str | None]] = [
     # -- a save can't be read
     ("HEAD is unreadable", facts(SAVE, damage=(LOST_HEAD,)), "damaged", 4, "is unreadable; nothing", "git fsck, then"),
     ("HEAD is unreadable, no save", facts(damage=(LOST_HEAD,)), "damaged", 4, "is unreadable", "git fsck"),
-    ("a newer format", facts(problem="format 99", unsupported=True), "unsupported", 4, "format 99", "pip install"),
+    ("a newer format", facts(problem="format 99", unsupported=True), "unsupported", 4, "format 99", "install a newer"),
     ("torn", facts(problem="torn"), "corrupt", 4, "torn", "gitstate log"),
     ("torn, another before", facts(problem="torn", earlier=EARLIER_ID), "corrupt", 4, "torn", f"restore {EARLIER_ID}"),
     ("torn, with a marker", facts(problem="torn", marker="refs/x"), "corrupt", 4, "torn", "git update-ref -d refs/x"),
