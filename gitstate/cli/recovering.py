@@ -7,7 +7,7 @@ import sys
 
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
-from ..system.terminal import Progress, escape, first_of, print_answer, print_to, say, table, terminal_width
+from ..system.terminal import Progress, counted, escape, first_of, print_answer, print_to, say, table, terminal_width
 from .quick import EXIT_ON_INTERRUPT, absolute, emit, guarded, working_directory
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
             lines += [f"  next: {result.hint}"] if result.hint else []
     verdicts = [result.verdict for result in results]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
-    total = "1 workspace" if len(results) == 1 else f"{len(results)} workspaces"
+    total = counted(len(results), "workspace")
     return [*lines, total + (f": {counts}" if counts else "")]
 
 

@@ -39,6 +39,7 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.locks import locked
 from ..system.stdlib import quote
+from ..system.terminal import counted
 from ..workspace import registry, settings
 from ..workspace.damage import REFS_DELETED, backlink_trouble, find_unreadable, lost_save_id, open_damaged
 from ..workspace.live_context import read_live_context, state_name
@@ -146,7 +147,8 @@ def _list_of_workspaces() -> Iterator[Finding]:
         return
     gone = [path for path in listed if not os.path.isdir(path) and registry.not_mounted(path) is None]
     if gone:
-        what = f"{len(gone)} registered workspaces no longer exist, such as {os.fsdecode(gone[0])}"
+        verb = "exists" if len(gone) == 1 else "exist"
+        what = f"{counted(len(gone), 'registered workspace')} no longer {verb}, such as {os.fsdecode(gone[0])}"
         yield Finding("registry", what, "gitstate unregister --missing", serious=False)
 
 

@@ -9,7 +9,7 @@ from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
-from ..system.terminal import quoted
+from ..system.terminal import counted, quoted
 from .archive import (
     MAX_FETCHED_MANIFEST,
     HeldSave,
@@ -138,8 +138,8 @@ def _by_place(own: Sequence[HeldSave], name: str, saves: SavesAhead) -> str | No
     if not fitting:
         return None
     if int(number) >= len(fitting):
-        what = "saves" if word == "latest" else "checkpoints"
-        raise NeedsPerson(f"{name}: this workspace has only {len(fitting)} {what}", hint="gitstate log")
+        what = counted(len(fitting), "save" if word == "latest" else "checkpoint")
+        raise NeedsPerson(f"{name}: this workspace has only {what}", hint="gitstate log")
     return fitting[int(number)].save_id
 
 

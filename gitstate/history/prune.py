@@ -20,7 +20,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
-from ..format.archive import HeldSave, SavesAhead, held_saves, history_saves, pending_archives, read_save
+from ..format.archive import (
+    HeldSave,
+    SavesAhead,
+    checkpoint_save_id,
+    held_saves,
+    history_saves,
+    pending_archives,
+    read_save,
+)
 from ..format.fetched import FetchedRef, fetched_saves
 from ..format.manifest import Save
 from ..format.names import (
@@ -335,6 +343,9 @@ def _named(
         found = [item for item in held if item.save_id == name]
         if not found and name in theirs:
             continue
+        if not found and name == checkpoint_save_id(repository):
+            message = f"{name} is the latest checkpoint: it goes once another one has taken its place"
+            raise NeedsPerson(f"{message}; nothing was pruned", hint="gitstate checkpoint")
         if not found:
             raise NeedsPerson(f"there is no save {name!r} in this repository", hint="gitstate log --all")
         if any(item.archive in needed and item.save is not None for item in found):

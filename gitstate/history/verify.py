@@ -34,6 +34,7 @@ from ..restore.paths import SavedPaths, Workspace
 from ..system import files
 from ..system.clock import now
 from ..system.jsonio import path_to_json, text_to_json
+from ..system.terminal import counted
 from ..workspace.live_context import state_name
 from ..workspace.settings import with_filter_limit
 from .receipt import keep_receipt
@@ -120,7 +121,8 @@ def _verify(repository: Repository) -> Proof:
         problems = list(found.compare())
     nested = [os.fsdecode(item.path) for save in stack for item in save.manifest.nested]
     notes = [f"the repository in {name} has a save of its own: gitstate -C {name} verify" for name in nested]
-    notes += [f"{len(newest.manifest.left_out)} paths are not in the save"] if newest.manifest.left_out else []
+    left_out = newest.manifest.left_out
+    notes += [f"not in the save: {counted(len(left_out), 'path')}"] if left_out else []
     values = {"problems": tuple(problems), "notes": tuple(notes), "objects": len(needed), "paths": found.paths}
     return Proof(**{**proof.__dict__, **values})
 

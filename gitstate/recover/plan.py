@@ -12,6 +12,7 @@ from ..format.names import branch_name
 from ..git.command import Oid
 from ..restore.choices import Outcome
 from ..system.stdlib import TYPE_CHECKING, Record, quote
+from ..system.terminal import counted
 from .request import BARE, SUCCESSES, UNFINISHED_HINT, RecoverResult, unfinished_words, with_messages
 
 if TYPE_CHECKING:
@@ -454,7 +455,7 @@ def conclude_files(workspace: bytes, newest: Save, outcome: Outcome) -> RecoverR
         hint = f"gitstate restore {newest.manifest.save_id} PATH…"
         return result._replace(message="some paths could not be restored", hint=hint)
     return conclude(workspace, Verdict("restore"), "changed", newest, outcome)._replace(
-        message=f"{len(outcome.kept)} paths hold something else and were kept",
+        message=f"{counted(len(outcome.kept), 'path')} kept, with other content than the save has",
         hint=f"gitstate restore --overwrite {newest.manifest.save_id} PATH…",
         exit_status=EXIT_PERSON,
         files_only=True,

@@ -230,7 +230,7 @@ def summary(result: RecoverResult) -> str:
     if result.verdict not in ("restore", "context_only"):
         return result.verdict
     if result.dry_run:
-        return "would be recovered; nothing was touched"
+        return f"would be {'restored' if result.files_only else 'recovered'}; nothing was touched"
     if result.verdict == "context_only":
         # Without a save nothing is known of them.
         return f"recovered: the context{' (there were no uncommitted changes)' if result.save_id else ''}"

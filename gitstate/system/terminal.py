@@ -205,6 +205,15 @@ def columns(text: str) -> int:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "save"), counted(2, "save")
+    ('1 save', '2 saves')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def first_of(shown: Sequence[str], count: int) -> str:
     """The first of `count` items on one line, and how many more there are."""
     return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")

@@ -58,6 +58,17 @@ def test_dry_run_waits_for_no_save_at_work(ws: Workspace) -> None:
         assert prune(ws, "--keep", "0", "--days", "0", "--dry-run") == [made]
 
 
+def test_latest_checkpoint_goes_by_name_when_another_one_has_its_place(ws: Workspace) -> None:
+    """`log` lists it: that there is no such save was no answer."""
+    ws.write("secret", "hunter2\n")
+    made = ws.gitstate("checkpoint", "--label", "mine", "--json").json["save_id"]
+    run = ws.gitstate("prune", "mine")
+    assert run.exit_status == 4 and f"{made} is the latest checkpoint" in run.stderr, run
+    ws.remove("secret")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    assert prune(ws, "mine") == [made]
+
+
 def test_prune_keeps_all_young_saves(ws: Workspace) -> None:
     saved_and_recovered(ws, 3)
     assert prune(ws, "--keep", "0") == []

@@ -105,6 +105,7 @@ def test_each_outcome_is_told_in_a_few_words() -> None:
         (RecoverResult(TOP, "restore"), "recovered: everything is as it was saved"),
         (RecoverResult(TOP, "restore", exit_status=4), "recovered in part"),
         (RecoverResult(TOP, "restore", dry_run=True), "would be recovered; nothing was touched"),
+        (RecoverResult(TOP, "restore", dry_run=True, files_only=True), "would be restored; nothing was touched"),
         (
             RecoverResult(TOP, "restore", files_only=True, save_id="ID"),
             "restored from the save; branch and index were not touched (save ID)",

@@ -16,7 +16,7 @@ from ...format.find import resolve_save
 from ...format.names import save_time_ns
 from ...git.opening import open_repository
 from ...system.jsonio import Stream
-from ...system.terminal import escape, escape_lines, quoted, say, table, terminal_width, write_patch
+from ...system.terminal import counted, escape, escape_lines, quoted, say, table, terminal_width, write_patch
 from .. import quick
 from ..command import (
     Call,
@@ -189,8 +189,8 @@ def prune(call: Call, names: tuple[str, ...], dry_run: bool, **given: Any) -> in
     if call.as_json:
         call.emit(pruned=pruned, kept=result.kept, dry_run=dry_run, history=history)
     verb = "would be removed" if dry_run else "removed"
-    more = [f"{len(result.history)} checkpoints of the history {verb}"] if result.history else []
-    more += [f"{len(result.gone)} checkpoints of worktrees that are gone {verb}"] if result.gone else []
+    checkpoints = ((result.history, "of the history"), (result.gone, "of worktrees that are gone"))
+    more = [f"{counted(len(items), 'checkpoint')} {whose} {verb}" for items, whose in checkpoints if items]
     say(*(f"{verb}: {save_id}" for save_id in pruned), *more, f"{len(pruned)} {verb}, {result.kept} kept")
     return EXIT_DONE
 
@@ -342,7 +342,7 @@ def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]
     """What `push` and `fetch` tell a person, with the command to type next."""
     verb = {"push": "sent to", "fetch": "fetched from"}[command]
     verb = f"would be {verb}" if dry_run else verb
-    lines = [f"{_saves(len(exchange.saves))} {verb} {exchange.remote}; {len(exchange.waiting)} pending"]
+    lines = [f"{counted(len(exchange.saves), 'save')} {verb} {exchange.remote}; {len(exchange.waiting)} pending"]
     if not exchange.saves and not exchange.waiting and not exchange.not_sent:
         lines = [f"nothing {'to send to' if command == 'push' else 'new on'} {exchange.remote}"]
     told = {item.reason for item in exchange.not_sent if not item.is_marker}
@@ -353,15 +353,12 @@ def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]
         lines.append(f"  {how}: {item.name}: {item.reason}")
     if command == "push" and not exchange.saves and not exchange.not_sent:
         nothing = "this workspace has no save"
-        lines.append(f"  {_saves(exchange.held)} there already" if exchange.held else f"  {nothing}: gitstate save")
+        there = f"{counted(exchange.held, 'save')} there already"
+        lines.append(f"  {there if exchange.held else f'{nothing}: gitstate save'}")
     lines += [f"no longer pending on {exchange.remote}, recovered here: {name}" for name in exchange.recovered]
     if command == "fetch" and exchange.waiting and not dry_run:
         lines.append("  next: gitstate recover, on the branch of the save; it names what it does not take by itself")
     return lines
-
-
-def _saves(number: int) -> str:
-    return "1 save" if number == 1 else f"{number} saves"
 
 
 def _save_command(name: str, details: str) -> click.Command:
