@@ -290,7 +290,7 @@ def test_watch_of_what_is_no_workspace_ends_with_1(tmp_path: Path) -> None:
 )
 def test_options_that_do_not_go_together(words: str, said: str, ws: Workspace) -> None:
     run = ws.gitstate(*words.split())
-    assert run.exit_status == 2 and said in run.stderr and " status" in run.stderr.partition("  next: gitstate ")[2]
+    assert run.exit_status == 2 and said in run.stderr and " status" in run.stderr.partition("next: gitstate")[2]
 
 
 # -- in tmux
