@@ -106,7 +106,8 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         raise why_strange(path, opening.strange)
     if listed is None:
         what = "not a directory" if os.path.lexists(path) else "no such directory"
-        raise NotAWorkspace(f"{os.fsdecode(path)}: {what}", hint="gitstate -C PATH … names a git worktree")
+        hint = "gitstate status --all (the workspaces that are known)"
+        raise NotAWorkspace(f"{os.fsdecode(path)}: {what}", hint=hint)
     settings = git.finish(listed, ok_codes=range(256))
     fields = settings.split(b"\0")[:-1]
     config = settings_of(fields[1::2])
