@@ -48,7 +48,8 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
 
     paths, roots = given.get("paths", ()), given.get("roots", ())
     worktrees = bool(given.get("worktrees"))
-    many = bool(given.get("everything") or roots or worktrees)
+    everything = bool(given.get("everything"))
+    many = everything or bool(roots or worktrees)
     _check(paths, many, given, as_json)
     # Git opens the repository while the rest is imported.
     is_plain = not many and len(paths) < 2 and not any(map(given.get, ("into", "dismiss", "save_id")))
@@ -80,7 +81,7 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     elif many:
         from ..fleet.recover_all import recover_all
 
-        targets, complete, bare = all_workspaces(directory, paths, roots)
+        targets, complete, bare = all_workspaces(directory, paths, roots, everything=everything)
         named = set(_named(directory, paths, roots))
         results = recover_all(targets, request, Progress(), bare=bare)
         results = [_no_workspace(each) if each.workspace in named else each for each in results]
@@ -191,12 +192,12 @@ def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> Reco
     return result._replace(message=message, hint=locate(hint, result.workspace))
 
 
-def all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> Found:
-    """All known workspaces, or those below `roots`, and `paths`; a root that is no directory is among them."""
+def all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str], *, everything: bool) -> Found:
+    """Those below `roots`, with `everything` all known ones, and `paths`; a root that is no directory is among them."""
     from ..fleet.find import Found, workspaces
 
     below = [root for root in absolute(directory, roots) if os.path.isdir(root)]
-    known = workspaces(directory, below) if below or not roots else Found((), True)
+    known = workspaces(directory, below, everything=everything) if below or everything else Found((), True)
     return known._replace(paths=tuple(dict.fromkeys((*_named(directory, paths, roots), *known.paths))))
 
 
@@ -218,12 +219,17 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     from ..fleet.status import summaries
 
     is_watched = bool(given.get("watch") or given.get("prometheus"))
-    many = bool(given.get("everything") or roots)
+    everything = bool(given.get("everything"))
+    many = everything or bool(roots)
+
+    def find() -> Found:
+        return all_workspaces(directory, paths, roots, everything=everything)
+
     if is_watched and many:
-        return _watch(directory, as_json, given, lambda: all_workspaces(directory, paths, roots)[:2])
+        return _watch(directory, as_json, given, lambda: find()[:2])
     targets: Sequence[bytes]
     if many:
-        targets, complete, bare = all_workspaces(directory, paths, roots)
+        targets, complete, bare = find()
     else:
         targets, complete, bare = absolute(directory, paths) or [directory], True, None
     # One that was named, or the current directory, and is no workspace: an error as with every other command.

@@ -55,9 +55,9 @@ class Found(Record):
     """The bare repository that one stands in: all its worktrees may be gone."""
 
 
-def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> Found:
-    """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, which may be bare,
-    and all registered workspaces.
+def workspaces(here: bytes, roots: Sequence[bytes] = (), *, everything: bool = False) -> Found:
+    """The workspaces found below `roots`. Without roots, or with `everything`: the worktrees of the repository in
+    `here`, which may be bare, and all registered workspaces.
     """
     from ..git.opening import open_repository
     from ..recover.facts import worktrees
@@ -65,7 +65,7 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> Found:
 
     found: list[bytes] = []
     complete, bare = True, None
-    if not roots:
+    if everything or not roots:
         try:
             repository = open_repository(here, bare_too=True)
             bare = repository if is_bare(repository) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gitstate.fleet.find import peek_all, workspaces
 from gitstate.fleet.status import summaries, summarize
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import Workspace, run_git, run_gitstate
 
 
 def statuses(*paths: Path) -> list[tuple[str | None, str | None]]:
@@ -77,6 +77,15 @@ def test_workspaces_below_a_root_do_not_include_registered_ones(ws: Workspace, t
     below = workspaces(os.fsencode(ws.path), [os.fsencode(tmp_path / "root")])
     assert (below.paths, below.complete) == ((os.fsencode(other),), True)
     assert os.fsencode(ws.path) in workspaces(os.fsencode(other)).paths
+
+
+def test_all_together_with_a_root_means_both(ws: Workspace, tmp_path: Path) -> None:
+    assert ws.gitstate("register").exit_status == 0
+    other = tmp_path / "root" / "other"
+    run_git(tmp_path, "init", "-q", str(other))
+    for command in ("status", "recover"):
+        run = run_gitstate(command, "--json", "--all", "--root", "root", cwd=tmp_path)
+        assert {item["workspace"] for item in run.json["workspaces"]} == {str(ws.path), str(other)}, run
 
 
 def test_peek_sees_each_path_in_the_order_asked_for(ws: Workspace, tmp_path: Path) -> None:

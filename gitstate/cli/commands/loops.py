@@ -129,7 +129,7 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
 
         below = call.absolute(roots)
         targets += [root for root in below if not os.path.isdir(root)]
-        found = workspaces(call.directory, below).paths
+        found = workspaces(call.directory, below, everything=everything).paths
         # One of another user, and one that does not answer, is left alone.
         targets += [seen.workspace for seen in peek_all(found) if seen.due or _was_recovered(seen)]
     results: list[ResumeResult] = []

@@ -88,7 +88,7 @@ def verify(call: Call, paths: tuple[str, ...], everything: bool) -> int:
     from ...recover.request import worst_of
 
     targets = (
-        recovering.all_workspaces(call.directory, paths, ()).paths
+        recovering.all_workspaces(call.directory, paths, (), everything=True).paths
         if everything
         else call.absolute(paths) or [call.directory]
     )
