@@ -18,7 +18,7 @@ from .gitdir import is_dead_lock
 from .repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from .command import Oid
 
@@ -217,9 +217,46 @@ def cached_tree(path: bytes, oid_bytes: int) -> Oid | None:
     return None
 
 
-def _ends(index: bytes, place: int, end: int) -> bool:
+#: The versions of a resolved conflict that an entry of `REUC` names: base, ours, theirs.
+_STAGES = 3
+
+
+#: Behind `REUC` hardly anything stands: it is looked for in so many bytes.
+_TAIL = 1 << 20
+
+
+def resolve_undo(fd: int, oid_bytes: int) -> list[Oid]:
+    """The objects that an index names to undo the resolution of a conflict (`man 5 gitformat-index`, "Resolve undo").
+
+    `fd` is the open file. While the index is git's they are kept alive by it: `git checkout -m` needs them, and `git
+    gc` fails without them.
+    """
+    data = os.pread(fd, _TAIL, max(os.fstat(fd).st_size - _TAIL, 0))
+    end = max(len(data) - oid_bytes, 0)
+    place = data.rfind(b"REUC", 0, end)
+    # A path, too, may contain the word.
+    for _ in range(16):
+        if place < 0:
+            break
+        if _ends(data, place, end, _NEUTRAL_EXTENSIONS | {b"sdir"}):
+            size = int.from_bytes(data[place + 4 : place + 8], "big")
+            return list(dict.fromkeys(_undo_oids(data[place + 8 : place + 8 + size], oid_bytes)))
+        place = data.rfind(b"REUC", 0, place)
+    return []
+
+
+def _undo_oids(entries: bytes, oid_bytes: int) -> Iterator[Oid]:
+    while entries:
+        _, *modes, entries = [*entries.split(b"\0", 1 + _STAGES), b""][: 2 + _STAGES]
+        for _ in [mode for mode in modes if mode.strip(b"0")]:
+            oid, entries = entries[:oid_bytes], entries[oid_bytes:]
+            if len(oid) == oid_bytes:
+                yield oid.hex()
+
+
+def _ends(index: bytes, place: int, end: int, known: Collection[bytes] = _NEUTRAL_EXTENSIONS) -> bool:
     """Whether at `place` one extension after the other begins, up to the end, and none that changes the entries."""
-    while place < end and index[place : place + 4] in _NEUTRAL_EXTENSIONS:
+    while place < end and index[place : place + 4] in known:
         place += 8 + int.from_bytes(index[place + 4 : place + 8], "big")
     return place == end
 

@@ -9,7 +9,7 @@ from ..format.manifest import MAX_SETTING
 from ..git import refs
 from ..git.command import Git
 from ..git.gitdir import is_operation_ref, operation_paths, operation_place, operation_under_way
-from ..git.index import file_identity, identify_index, shared_index_name
+from ..git.index import file_identity, identify_index, resolve_undo, shared_index_name
 from ..objects.tree import DIRECTORY, EXECUTABLE, REGULAR, Leaf
 from ..system.files import read_limited
 from ..system.stdlib import TYPE_CHECKING
@@ -59,6 +59,10 @@ def store_index(builder: SnapshotBuilder, *, has_hidden: bool) -> None:
         # In a sparse checkout git shows no flag of a file that is there, and hides it once it is gone.
         snapshot.index_is_plain = not has_hidden and not repository.is_true("core.sparsecheckout")
         is_split = any(name.startswith(b"sharedindex.") for name in os.listdir(repository.git_dir))
+        undo = resolve_undo(fd, len(repository.zero) // 2)
+        for oid, kind in zip(undo, builder.reader.kinds(undo), strict=True) if undo else ():
+            if kind is not None and kind[0] == "blob":
+                snapshot.keep_others.append(Leaf(REGULAR, oid))
         if snapshot.index_is_plain and not is_split and info.st_size > _INDEX_COPIED:
             return
         data = read_whole(fd, info.st_size)
