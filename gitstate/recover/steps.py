@@ -189,6 +189,9 @@ class Recovery:
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved, targets)
+        if nested:
+            recovery.directories_of_repositories()
+            workspace.disk.sync()
         if outcome.links or newest.manifest.workspace_id != workspace_id(self.repository):
             from ..restore.nested import absent_submodules
 

@@ -25,7 +25,7 @@ from .choices import Choice, Outcome, Target, make_writable, step, wanted_permis
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..git.command import Oid
 
@@ -336,7 +336,8 @@ class FileRecovery:
     def directories(self) -> None:
         """Make the saved directories that are missing; give permissions back to those that have the usual ones."""
         there: list[bytes] = []
-        for path in sorted(self._directories):
+        inside = {item.path for item in self._paths.newest.manifest.nested}
+        for path in sorted(self._directories.keys() - inside):
             try:
                 self._disk.make_directory(path)
                 there.append(path)
@@ -345,7 +346,16 @@ class FileRecovery:
                 continue
             except OSError as error:
                 self._outcome.could_not_write(path, error)
-        for path in reversed(there):
+        self._give_permissions(reversed(there))
+
+    def directories_of_repositories(self) -> None:
+        """The permissions of the directories of repositories inside, which were made again by now, or are there."""
+        self._give_permissions(
+            item.path for item in self._paths.newest.manifest.nested if item.path in self._directories
+        )
+
+    def _give_permissions(self, paths: Iterable[bytes]) -> None:
+        for path in paths:
             mode = self._directories[path]
             try:
                 current = self._disk.permissions(path)

@@ -108,10 +108,12 @@ def sort_entries(
             if entry.is_dir(follow_symlinks=False):
                 if tracked.has_below(path):
                     stack.append(entry.path)
-                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode) != _USUAL_DIRECTORY:
-                        snapshot.directories[path] = builder.permissions(path, mode)
+                    if checks_modes:
+                        _note_mode(builder, path, entry.stat(follow_symlinks=False).st_mode)
                 elif path in paths:
                     found.replaced.append(path)
+                    if checks_modes:
+                        _note_mode(builder, path, entry.stat(follow_symlinks=False).st_mode)
                 elif path in builder.own_git_dirs:
                     continue
                 elif entry.name == b".git":
@@ -243,6 +245,12 @@ def _newest_first(builder: SnapshotBuilder, paths: list[bytes], deadline: Deadli
     return sorted(paths, key=lambda path: -times.get(path, 0))
 
 
+def _note_mode(builder: SnapshotBuilder, path: bytes, mode: int) -> None:
+    """Note the permissions of a directory that is not empty, where they are not the usual ones; `mode`: `st_mode`."""
+    if mode != _USUAL_DIRECTORY:
+        builder.snapshot.directories[path] = builder.permissions(path, mode)
+
+
 def _open_untracked(
     builder: SnapshotBuilder, path: bytes, below: list[bytes], special: set[bytes], opened: dict[bytes, int]
 ) -> None:
@@ -252,6 +260,7 @@ def _open_untracked(
     try:
         if is_nested(builder.repository, full):
             builder.snapshot.nested.append(path)
+            _note_mode(builder, path, os.lstat(full).st_mode)
             return
         opened[path] = builder.permissions(path, os.lstat(full).st_mode)
         with os.scandir(full) as entries:

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -471,6 +472,22 @@ def test_all_stashes_come_back(lose: Callable[[Workspace], Workspace], ws: Works
     back = Workspace(there.path / "vendor/lib", ws.outside)
     assert back.out("stash", "list", "--format=%H %gs") == stashes
     back.git("stash", "show", "-p", "stash@{2}")
+
+
+def test_directory_of_a_repository_inside_has_its_permissions_again(ws: Workspace) -> None:
+    a_submodule(ws)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(ws.outside / "upstream"), "empty")
+    ws.commit("one that is not checked out")
+    ws.git("submodule", "--quiet", "deinit", "-f", "empty")
+    run_git(ws.outside, "clone", "-q", ws.outside / "upstream", ws.path / "vendor/lib")
+    ws.git("worktree", "add", "-q", "-b", "second", "wt")
+    places = ["vendor/lib", "sub", "wt", "empty"]
+    for path in places:
+        ws.chmod(path, 0o700)
+    assert ws.save().exit_status == 0
+    wiped(ws)
+    assert ws.recover().exit_status == 0
+    assert [stat.S_IMODE(os.stat(ws.at(path)).st_mode) for path in places] == [0o700] * len(places)
 
 
 def test_worktree_of_another_repository_is_named_with_the_command_that_brings_it_back(ws: Workspace) -> None:
