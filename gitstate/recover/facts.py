@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave
+from ..errors import CorruptSave, GitError, GitstateError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import (
     HeldSave,
@@ -23,7 +23,8 @@ from ..format.names import workspace_id
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
-from ..git.repository import OVER_LIMIT, Repository, read_head
+from ..git.permitted import without_filters
+from ..git.repository import OVER_LIMIT, Repository, read_head, shares_configuration
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..restore.choices import Outcome
@@ -41,11 +42,12 @@ from ..workspace.live_context import (
     read_state_context,
     state_name,
 )
+from ..workspace.settings import with_filter_limit
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import RecoverRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from ..format.carried import Carried
     from .plan import DiskState
@@ -69,6 +71,7 @@ def gather(repository: Repository, reader: ObjectReader, request: RecoverRequest
     """
     operation = operation_under_way(repository.git_dir)
     here = Facts(read_head(repository.git_dir), reader.head(), operation, strict=request.strict, begins=request.begins)
+    here = here._replace(ended=request.ended)
     pending = _pending(repository, reader, here, request)
     if pending is None:
         from .made_up import from_trailers
@@ -143,12 +146,55 @@ def compare_with_checkpoint(workspace: Workspace, facts: Facts) -> DiskState:
     if not can_compare(facts, checkpoint):
         return "same" if facts.context is not None or _went_on(workspace, facts, checkpoint) else "differs"
     paths = SavedPaths(workspace, (checkpoint,))
-    actions = [choice.action for choice in paths.choices(paths.targets(), Outcome())]
+    targets = paths.targets()
+    actions = [choice.action for choice in paths.choices(targets, Outcome())]
+    deleted = {target.path for target in targets if target.saved is None}
     lacks = lacks_checkpoint(facts, checkpoint, actions)
+    if not lacks and facts.context is not None:
+        lacks = _lacks_all(workspace.repository, deleted) or _lacks_inside(workspace, checkpoint)
     state = disk_state(facts, lacks=lacks, is_wiped=lacks and _is_wiped(workspace.repository))
     is_older = facts.newer_save or is_of_finished_task(workspace.repository, checkpoint.archive)
     # A run that was killed before its first checkpoint has none: what is gone of an older one was not gone in it.
     return "differs" if state == "gone" and is_older else state
+
+
+def _lacks_all(repository: Repository, deleted: Collection[bytes]) -> bool:
+    """Whether no tracked file is left, and not all of them were `deleted` then: also those without changes are gone."""
+    if _has_tracked(repository):
+        return False
+    return any(path not in deleted for path in repository.git.run("ls-files", "-z", "-d").split(b"\0")[:-1])
+
+
+def _has_tracked(repository: Repository) -> bool:
+    """Whether any tracked file is left, or none is tracked."""
+    tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
+    return not tracked or any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked)
+
+
+def _lacks_inside(workspace: Workspace, checkpoint: Save) -> bool:
+    """Whether a repository inside is gone that a checkpoint names, or what that one's own latest checkpoint holds."""
+    from ..git.opening import open_inside
+    from ..restore.nested import submodules_of
+    from ..snapshot.walk import is_nested
+
+    repository = workspace.repository
+    named = [item.path for item in checkpoint.manifest.nested if item.save_id is not None]
+    submodules = submodules_of(workspace) if named else ()
+    for path in named:
+        full = os.path.join(repository.toplevel, path)
+        if not is_nested(repository, full):
+            return True
+        with suppress(GitstateError, OSError):
+            inside = open_inside(repository, full)
+            if not repository.runs_filters or not (path in submodules or shares_configuration(inside, repository)):
+                inside = without_filters(inside)
+            inside = with_filter_limit(inside)
+            with ObjectReader(inside.git) as reader:
+                facts = gather(inside, reader, RecoverRequest(depth=1))
+                state = compare_with_checkpoint(Workspace.of(inside, inside.git, reader), facts)
+            if state == "gone" and facts.owner not in ("lives", "ours"):
+                return True
+    return False
 
 
 def _went_on(workspace: Workspace, facts: Facts, checkpoint: Save) -> bool:
@@ -161,17 +207,26 @@ def _went_on(workspace: Workspace, facts: Facts, checkpoint: Save) -> bool:
 
 def _is_wiped(repository: Repository) -> bool:
     """Whether no tracked file is left, or none differs from HEAD."""
-    tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
-    if tracked and not any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked):
+    if not _has_tracked(repository):
         return True
     words = ("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
     try:
-        return not repository.git.run(*words, env=repository.filter_env(), timeout=repository.filter_limit)
+        out = repository.git.run(*words, env=repository.filter_env(), timeout=repository.filter_limit)
+        return all(_is_repository_inside(repository, record) for record in out.split(b"\0")[:-1])
     except GitError as error:
         if error.status != -9 and OVER_LIMIT not in error.message:
             raise
         # A filter hangs, or prints without end, where git compares a file that was touched.
         return False
+
+
+def _is_repository_inside(repository: Repository, record: bytes) -> bool:
+    """Whether a record of `git status` is of an untracked repository: `git clean -fd` leaves that."""
+    from ..snapshot.walk import is_nested
+
+    path = record.removeprefix(b"?? ")
+    is_directory = path != record and path.endswith(b"/")
+    return is_directory and is_nested(repository, os.path.join(repository.toplevel, path[:-1]))
 
 
 def with_damage(facts: Facts, repository: Repository) -> Facts:

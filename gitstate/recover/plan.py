@@ -96,6 +96,8 @@ class Facts(Record):
     """Who works here, or worked last, in words for a person."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
+    ended: bool = False
+    """The workspace around it has lost its files since that checkpoint, and gets them back."""
     disk: DiskState = "same"
     """How the files on disk compare with the checkpoint; `same` where they were not compared."""
 
@@ -225,7 +227,7 @@ def _last_run(facts: Facts, context: Context) -> Verdict:
     if facts.checkpoint is None or facts.disk == "same":
         return Verdict("context_only", untouched)
     held = facts.checkpoint.manifest.save_id
-    if facts.disk == "gone" and facts.owner == "gone":  # so nothing can be overwritten
+    if facts.disk == "gone" and (facts.owner == "gone" or facts.ended):  # so nothing can be overwritten
         return Verdict("restore", f"{message} and its files are gone; its latest checkpoint is used instead")
     if facts.disk == "gone":
         message = f"{untouched}; those of the checkpoint {held} are gone"

@@ -53,6 +53,8 @@ class RecoverRequest(Record):
     """Seconds to wait for whoever holds the workspace."""
     depth: int = 0
     """How many repositories this one is nested in."""
+    ended: bool = False
+    """The run has ended in which its latest checkpoint was taken: if the files of that are gone, they come back."""
     runs_filters: bool = True
     """False: run no program that the repository's configuration names: nobody registered it as a submodule."""
     strict: bool = False

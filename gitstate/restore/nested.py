@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 
 from ..errors import MOST_SAID, GitstateError, words_of
-from ..format.archive import held_saves, pending_archives, read_save
+from ..format.archive import (
+    checkpoint_archives,
+    checkpoint_save_id,
+    held_saves,
+    history_saves,
+    pending_archives,
+    read_save,
+)
 from ..format.manifest import LeftOut
-from ..format.names import SAVES, workspace_id
+from ..format.names import SAVES, age_key, workspace_id
 from ..git.damaged.files import named_worktree
 from ..git.entries import list_index
 from ..git.opening import open_inside
@@ -22,10 +29,11 @@ from .checkout import check_out_all
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from typing import Literal
 
     from ..format.inside import HeldRepository
+    from ..format.manifest import Nested, Save
     from ..git.command import Git, Oid
 
 
@@ -73,12 +81,12 @@ def nested_steps(
     nested = {item.path: item for save in saved.saves for item in save.manifest.nested}
     named = {path: item.save_id for path, item in nested.items() if only is None or path in only}
     made = _reconnect_submodules(workspace, saved, named, names_all=only is None)
-    vacant = {path: named[path] for path in named if path not in made}
+    vacant = {path: nested[path] for path in named if path not in made}
     again, failed = _make_again(workspace, saved, vacant, recovery)
     made += again
     for path, save_id in {**dict.fromkeys(made), **named}.items():
         try:
-            step = _step_for(workspace, saved, path, save_id) if depth <= DEEPEST else None
+            step = _step_for(workspace, saved, path, nested.get(path)) if depth <= DEEPEST else None
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error), is_held_up=True)
         if step is None or (step.action == "lost" and path in failed):
@@ -90,10 +98,10 @@ def nested_steps(
 
 
 def _make_again(
-    workspace: Workspace, saved: SavedPaths, named: Mapping[bytes, str | None], recovery: str
+    workspace: Workspace, saved: SavedPaths, named: Mapping[bytes, Nested], recovery: str
 ) -> tuple[dict[bytes, tuple[bool, tuple[str, ...]]], dict[bytes, str]]:
-    """Make those of the repositories again that are gone and that this one holds. `named` maps a path to a save's id,
-    and `recovery` is as in `nested_steps`.
+    """Make those of the repositories again that are gone and that this one holds. `named` maps a path to what the saves
+    say, and `recovery` is as in `nested_steps`.
 
     Returns the paths of those, each with `is_cut` and `refused` of its step, and why others could not be made.
     """
@@ -110,10 +118,10 @@ def _make_again(
     registered = _registered(workspace.git) if held else {}
     for path in gone:
         one = held.get(path)
-        save_id = named[path]
+        save_id = named[path].save_id
         in_the_way = f"something else stands in the place of the nested repository: move it away, then {recovery}"
         if one is None:
-            if not _is_vacant(os.path.join(top, path)) and _has_save(workspace, saved, save_id):
+            if not _is_vacant(os.path.join(top, path)) and _has_save(workspace, saved, named[path]):
                 failed[path] = in_the_way
             continue
         if one.record.is_submodule and save_id is not None and _place_with(workspace, save_id):
@@ -192,13 +200,13 @@ def _stores_with(workspace: Workspace, save_id: str) -> Iterator[bytes]:
             yield store
 
 
-def _has_save(workspace: Workspace, saved: SavedPaths, save_id: str | None) -> bool:
+def _has_save(workspace: Workspace, saved: SavedPaths, item: Nested) -> bool:
     """Whether this repository holds the save of a worktree of its own that is gone, or of a submodule."""
-    if save_id is None:
+    if item.save_id is None:
         return False
-    mine = {save.manifest.save_id for save in saved.saves}
-    held = {save.save_id for save in held_saves(workspace.git)} - mine
-    return save_id in held or next(_stores_with(workspace, save_id), None) is not None
+    if _save_of_worktree(workspace, saved, item) is not None:
+        return True
+    return next(_stores_with(workspace, item.save_id), None) is not None
 
 
 def _registered(git: Git) -> dict[bytes, str]:
@@ -255,14 +263,14 @@ def nested_failure(error: Exception) -> str:
     return f"the nested repository: {words_of(error)}"[:MOST_SAID]
 
 
-def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str | None) -> NestedStep | None:
-    """What the repository at `path` needs; None where it is gone, and its save with it."""
+def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, item: Nested | None) -> NestedStep | None:
+    """What the repository at `path` needs; None where it is gone, and its save with it. `item`: what the saves say."""
     top = workspace.repository.toplevel
     full = os.path.join(top, path)
     parent = os.path.join(os.path.realpath(top), os.path.dirname(path)).rstrip(b"/")
     if os.path.realpath(os.path.dirname(full)) != parent:
         return NestedStep(path, "lost", reason="a symlink stands on the way to the nested repository", is_held_up=True)
-    pending = _pending_for(workspace, saved, full, save_id) if _is_vacant(full) else None
+    pending = _pending_for(workspace, saved, full, item) if _is_vacant(full) else None
     if pending is not None:
         return NestedStep(path, "add", pending)
     from ..snapshot.walk import is_nested
@@ -270,17 +278,47 @@ def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str
     return NestedStep(path, "recover") if is_nested(workspace.repository, full) else None
 
 
-def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: str | None) -> str | None:
-    """The save of a nested linked worktree of this very repository: the pending one, else the one named."""
-    git = workspace.repository.git
-    for oid in pending_archives(git).values():
-        with suppress(GitstateError):
-            save = read_save(oid, workspace.reader)
-            if save.context.workspace_path == os.fsdecode(full):
-                return save.manifest.save_id
-    mine = {save.manifest.save_id for save in saved.saves}
-    held = any(save.save_id == save_id for save in held_saves(git))
-    return save_id if held and save_id not in mine else None
+def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, item: Nested | None) -> str | None:
+    """The save of a nested linked worktree of this very repository: the pending one, else see `_save_of_worktree`."""
+    for oid in pending_archives(workspace.repository.git).values():
+        pending = _read(workspace, oid)
+        if pending is not None and pending.context.workspace_path == os.fsdecode(full):
+            return pending.manifest.save_id
+    return None if item is None else _save_of_worktree(workspace, saved, item)
+
+
+def _save_of_worktree(workspace: Workspace, saved: SavedPaths, item: Nested) -> str | None:
+    """The save that brings back a linked worktree of this very repository; None where `item` is of another one.
+
+    It is the one named, or a later checkpoint: see `is_latest_checkpoint`.
+    """
+    git, own = workspace.repository.git, workspace_id(workspace.repository)
+    named = None if item.archive is None else _read(workspace, item.archive)
+    if named is None or named.manifest.workspace_id == own or named.manifest.save_id != item.save_id:
+        return None
+    is_held = any(held.save_id == item.save_id for held in (*held_saves(git), *history_saves(git)))
+    if is_held and not is_latest_checkpoint(workspace.repository, saved.saves):
+        return item.save_id
+    latest = checkpoint_archives(git).get(named.manifest.workspace_id)
+    checkpoint = None if latest is None else _read(workspace, latest)
+    if checkpoint is None or age_key(checkpoint.manifest.save_id) < age_key(named.manifest.save_id):
+        return item.save_id if is_held else None
+    return checkpoint.manifest.save_id
+
+
+def is_latest_checkpoint(repository: Repository, saves: Sequence[Save]) -> bool:
+    """Whether these are the latest checkpoint: what was done since then in the repositories inside is not in the one
+    of theirs that it names, but in their own latest one.
+    """
+    newest = saves[0].manifest
+    return newest.kind == "checkpoint" and newest.save_id == checkpoint_save_id(repository)
+
+
+def _read(workspace: Workspace, archive: Oid) -> Save | None:
+    """A save of this repository; None where it is of another one, or can't be read."""
+    with suppress(GitstateError):
+        return read_save(archive, workspace.reader)
+    return None
 
 
 def _reconnect_submodules(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from typing import Any
 
 import pytest
 
+from tests.support.oracle import fingerprint
 from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.workspace import Workspace
 
@@ -198,3 +201,17 @@ def test_work_that_was_committed_on_the_branch_that_was_left_is_not_called_gone(
     crashed.git("commit", "-q", "-m", "all of it")
     crashed.git("checkout", "-q", "other")
     assert recovered(crashed)[0]["destroyed"] is None
+
+
+def test_without_a_save_and_without_changes_files_that_are_all_gone_come_back(ws: Workspace) -> None:
+    with subprocess.Popen(["sleep", "600"]) as owner:
+        assert ws.gitstate("begin", "task_id=T-1", "--owner-pid", str(owner.pid)).exit_status == 0
+        assert ws.gitstate("checkpoint").exit_status == 0
+        owner.kill()
+    before = fingerprint(ws.path)
+    for name in os.listdir(ws.path):
+        if name != ".git":
+            ws.remove(name)
+    result, _ = recovered(ws)
+    assert result["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []

@@ -490,6 +490,24 @@ def test_directory_of_a_repository_inside_has_its_permissions_again(ws: Workspac
     assert [stat.S_IMODE(os.stat(ws.at(path)).st_mode) for path in places] == [0o700] * len(places)
 
 
+@pytest.mark.parametrize("newer", [False, True])
+def test_worktree_inside_comes_back_from_its_checkpoint(newer: bool, ws: Workspace) -> None:
+    ws.git("worktree", "add", "-q", "-b", "second", "wt")
+    inner = Workspace(ws.path / "wt", ws.outside, main=ws.path)
+    for text in ("one\n", "two\n"):
+        inner.write("f.txt", text)
+        assert ws.gitstate("checkpoint").exit_status == 0
+    if newer:
+        # It takes the place of the one that the outer checkpoint names.
+        inner.write("f.txt", "three\n")
+        assert inner.gitstate("checkpoint").exit_status == 0
+    before = fingerprint(inner.path)
+    wiped(ws)
+    run = ws.recover("--save", "checkpoint")
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(inner.path)) == []
+
+
 def test_worktree_of_another_repository_is_named_with_the_command_that_brings_it_back(ws: Workspace) -> None:
     origin = upstream(ws)
     run_git(origin, "worktree", "add", "-q", "-b", "other", ws.path / "other")

@@ -15,6 +15,7 @@ from ...restore.inside import add_save, finish, held_repositories, newest_save
 from ...restore.nested import (
     check_out_submodule,
     fill_emptied_index,
+    is_latest_checkpoint,
     lacks_its_save,
     nested_failure,
     nested_steps,
@@ -106,13 +107,15 @@ class NestedRecovery:
         for words in step.refused:
             self._outcome.failed.append(LeftOut(step.path, f"made again without its setting {words}", False))
         inside = open_inside(self._repository, full)
+        request = request._replace(ended=is_latest_checkpoint(self._repository, self._saves))
         runs_filters = step.path in submodules or shares_configuration(inside, self._repository)
         runs_filters = runs_filters and self._repository.runs_filters
         if step.is_new:
             fill_emptied_index(inside)
-            if pending_save_id(inside) is None and checkpoint_save_id(inside) == step.held:
+            latest = checkpoint_save_id(inside)
+            if pending_save_id(inside) is None and latest is not None and (request.ended or latest == step.held):
                 # Its directory was wiped: nothing in it is newer than its last checkpoint.
-                request = request._replace(save_id=step.held)
+                request = request._replace(save_id=latest)
         result = self._recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict in ("nothing", "recovered"):
             other = self._of_another(step, inside)
