@@ -16,6 +16,7 @@ from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
 from ..snapshot.record import Growth, Snapshot
+from ..snapshot.walk import ignored_repositories
 from ..system import forkpool
 from ..system.clock import Deadline, now
 from ..system.stdlib import TYPE_CHECKING
@@ -212,7 +213,8 @@ class Checkpoints:
         due = self._budget.due()
         known, unwatched = self._changed(due), _unwatched_files(self._repository)
         beside = self._window.destroyed()
-        if known is not None and not known.touched and unwatched == self._unwatched and not beside:
+        is_same = known is not None and not known.touched and unwatched == self._unwatched and not beside
+        if is_same and known is not None and not _has_repositories(self._repository, known.snapshot):
             return
         self._seen = unwatched
         self._given = len(beside)
@@ -355,6 +357,11 @@ class Checkpoints:
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
         # A tracked file in a directory that was not watched may have changed after it was read.
         self._window.watch(tracked.order, new, taken.directories, self._begun_ns)
+
+
+def _has_repositories(repository: Repository, taken: Snapshot) -> bool:
+    """Whether there are repositories inside: they are not watched, and have to be looked at."""
+    return bool(taken.nested or taken.checked_out or ignored_repositories(repository, taken.ignored))
 
 
 def _cpu_seconds() -> float:
