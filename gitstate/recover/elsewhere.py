@@ -156,6 +156,10 @@ _STASH = "refs/stash"
 def put_away(repository: Repository, reader: ObjectReader, facts: Facts, locks: Collection[bytes]) -> tuple[str, ...]:
     """What a git, a manager of hooks or a run left elsewhere, its `locks` too: sentences with commands that help."""
     found = [*facts.put_away, *worktrees_put_away(repository)]
+    if facts.marker is None and facts.context is not None and facts.owner == "gone":
+        from .lost_worktrees import lost_worktrees
+
+        found += lost_worktrees(repository, reader)
     # What all worktrees share another git may hold for a moment.
     locks = [
         lock for lock in locks if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -238,6 +239,29 @@ def test_checkpoint_holds_them_when_everything_is_killed(ws: Workspace) -> None:
         if "inside-" in ref:
             assert ws.out("show", f"{ref}^1:new.txt") == "precious\nmore"
             assert json.loads(ws.git("cat-file", "blob", f"{ref}:context.json"))["task_id"] == "T-9"
+
+
+def test_work_that_their_checkpoints_alone_hold_is_named_with_the_commands_that_bring_it_back(ws: Workspace) -> None:
+    started = run(ws, agent(ws), "--interval", "0.2")
+    pids = [ready(ws), keeper_pid(ws), started.process.pid]
+    refs = ("for-each-ref", "--format=%(refname)", "refs/gitstate/checkpoints")
+    wait_until(lambda: "inside-" in ws.out(*refs) and "beside-" in ws.out(*refs), "their checkpoints")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    started.status()
+    before = [fingerprint(place) for place in places(ws)]
+    inside, beside = places(ws)
+    shutil.rmtree(inside)
+    run_git(beside, "reset", "-q", "--hard")
+    told = ws.recover()
+    assert told.exit_status == 0, told
+    (result,) = told.json["workspaces"]
+    commands = re.findall(r"work: gitstate (.*?)(?:; |$)|holds them: gitstate (.*?)(?:; |$)", result["message"])
+    for command in commands:
+        done = ws.gitstate(*shlex.split("".join(command)))
+        assert done.exit_status == 0, done
+    for place, was in zip(places(ws), before, strict=True):
+        assert was.diff(fingerprint(place)) == []
 
 
 def test_finished_run_leaves_nothing_to_recover_in_them(ws: Workspace) -> None:
