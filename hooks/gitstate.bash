@@ -51,6 +51,10 @@ fi
 : "${_gitstate_patience=50}" # tenths of a second for which a command that is gone is waited for
 _gitstate_newline=$'\n'
 _gitstate_pairs=()         # what is just being told to gitstate: a signal to the whole group may cut that short
+# The other signals of which bash runs its EXIT trap, with the status of the last command, as at an end of the script.
+_gitstate_others=()
+[ -n "${ZSH_VERSION-}" ] ||
+  eval "_gitstate_others=($(for _gitstate_n in ABRT ALRM PIPE USR1 USR2 VTALRM XCPU XFSZ; do kill -l "$_gitstate_n"; done))"
 
 # --------------------------------------------------------------------------------------------------------------------
 # What a loop calls
@@ -203,10 +207,14 @@ _gitstate_arm() {
     _gitstate_armed=()
     _gitstate_trap_0='' _gitstate_trap_1='' _gitstate_trap_2='' _gitstate_trap_3='' _gitstate_trap_15=''
   fi
-  for _gitstate_n in 0 1 2 3 15; do
+  for _gitstate_n in 0 1 2 3 15 ${_gitstate_others[@]+"${_gitstate_others[@]}"}; do
     _gitstate_read_trap "$_gitstate_n" || continue
     case ${_gitstate_armed[_gitstate_n]-}:$_gitstate_text in
       1:*_gitstate_caught* | 1:*_gitstate_leaving*) continue ;;
+    esac
+    case $_gitstate_n:$_gitstate_text in
+      0:* | 1:* | 2:* | 3:* | 15:* | *:) ;;
+      *) continue ;; # a script may go on after its own trap for USR1
     esac
     [ "$_gitstate_n:${_gitstate_armed[0]-}:${ZSH_VERSION:+zsh}:$_gitstate_text" != 0:1:zsh: ] || _gitstate_wait_for_exit_trap
     _gitstate_armed[_gitstate_n]=1
@@ -250,18 +258,25 @@ _gitstate_caught() {
   esac
   _gitstate_signal=$1
   _gitstate_ignore_signals
-  case $_gitstate_child in
-    '' | starting) ;;
-    *)
-      # It passes the signal on, saves, and ends; one that is stopped has to be woken for it.
-      kill "-$1" "$_gitstate_child" 2>/dev/null || :
-      kill -CONT "$_gitstate_child" 2>/dev/null || :
-      _gitstate_await "$_gitstate_child" || :
-      ;;
+  case $1 in
+    1 | 2 | 3 | 15) _gitstate_end_run "$1" ;;
+    *) _gitstate_end_run 15 ;;
   esac
   # Does nothing where the supervisor has saved all of this; it may have been killed.
   _gitstate_ended=1
-  _gitstate_save --signal "$(_gitstate_name_of "$1")" || :
+  _gitstate_save --signal "$(kill -l "$1")" || :
+}
+
+# The shell ends while its agent may be at work: the supervisor passes signal $1 on, saves, and ends.
+_gitstate_end_run() {
+  case $_gitstate_child in
+    '' | starting) ;;
+    *)
+      kill "-$1" "$_gitstate_child" 2>/dev/null || :
+      kill -CONT "$_gitstate_child" 2>/dev/null || : # one that is stopped has to be woken for it
+      _gitstate_await "$_gitstate_child" || :
+      ;;
+  esac
 }
 
 # The shell ends with this status, or of a signal that was caught. Returns the status that the user's trap is to see.
@@ -281,10 +296,11 @@ _gitstate_leaving() {
   [ -z "$_gitstate_ended" ] || return "$1"
   _gitstate_ignore_signals
   _gitstate_ended=1
-  case $1:${_gitstate_begun:+begun}${_gitstate_around:+ around} in
-    *around) ;; # that shell goes on, or ends for its own part
-    0:begun) _gitstate_finish --keep-save || : ;;
-    *:begun) _gitstate_save --exit-code "$1" || : ;;
+  _gitstate_end_run 15
+  case $1:${_gitstate_begun:+begun}${_gitstate_around:+ around}:$_gitstate_child in
+    *around:*) ;; # that shell goes on, or ends for its own part
+    0:begun:) _gitstate_finish --keep-save || : ;;
+    *:begun:*) _gitstate_save --exit-code "$1" || : ;;
   esac
   _gitstate_disarm
   return "$1"
@@ -318,19 +334,19 @@ _gitstate_die() {
 # have been; $2: the status that it was taken for.
 _gitstate_was_signal() {
   _gitstate_signal=$1
-  [ "$2" -ne 0 ] || _gitstate_save --signal "$(_gitstate_name_of "$1")" || :
+  [ "$2" -ne 0 ] || _gitstate_save --signal "$(kill -l "$1")" || :
   _gitstate_die
 }
 
 # Set _gitstate_text to the text of the user's trap for signal $1.
 _gitstate_get_trap() {
-  eval "_gitstate_text=\$_gitstate_trap_$1"
+  eval "_gitstate_text=\${_gitstate_trap_$1-}"
 }
 
 # From here to the end of this shell every further signal is swallowed, and a save that was begun is finished.
 _gitstate_ignore_signals() {
   local _gitstate_n
-  for _gitstate_n in 1 2 3 15; do
+  for _gitstate_n in 1 2 3 15 ${_gitstate_others[@]+"${_gitstate_others[@]}"}; do
     [ -z "${_gitstate_armed[_gitstate_n]-}" ] || trap '' "$_gitstate_n"
   done
 }
@@ -338,7 +354,7 @@ _gitstate_ignore_signals() {
 # Give the signals back to the traps that were there.
 _gitstate_disarm() {
   local _gitstate_n _gitstate_text
-  for _gitstate_n in 1 2 3 15; do
+  for _gitstate_n in 1 2 3 15 ${_gitstate_others[@]+"${_gitstate_others[@]}"}; do
     [ -n "${_gitstate_armed[_gitstate_n]-}" ] || continue
     _gitstate_armed[_gitstate_n]=''
     _gitstate_get_trap "$_gitstate_n"
@@ -355,7 +371,9 @@ _gitstate_disarm() {
 # the signals in _gitstate_from), or to nothing where no trap is running; _gitstate_whole where that is its whole text.
 _gitstate_look_for_trap() {
   local _gitstate_n _gitstate_text _gitstate_exit=''
-  for _gitstate_n in 0 15 2 1 3; do
+  for _gitstate_n in 0 15 2 1 3 ${_gitstate_others[@]+"${_gitstate_others[@]}"}; do
+    # After the others a script goes on, unless it has the same trap for EXIT: what has called is not known then.
+    case $_gitstate_n:$_gitstate_exit in 0: | 15:* | 2:* | 1:* | 3:* | *:1) ;; *) break ;; esac
     _gitstate_read_trap "$_gitstate_n" || continue
     _gitstate_is_running "$_gitstate_text" || continue
     case $_gitstate_text in
@@ -674,10 +692,6 @@ _gitstate_await() {
     break
   done
   return "$_gitstate_status"
-}
-
-_gitstate_name_of() {
-  case $1 in 1) echo HUP ;; 2) echo INT ;; 3) echo QUIT ;; *) echo TERM ;; esac
 }
 
 # A signal's number by its name, with or without SIG, or by its number; nothing where it is none of ours.

@@ -76,11 +76,12 @@ def finish(directory: bytes, *, keep_save: bool, as_json: bool) -> int:
     from ..git.opening import open_repository
     from ..recover.recover import recover
     from ..recover.request import RecoverRequest, recover_lines
-    from ..run.hold import end_well, finish_task, made_by_hand
+    from ..run.hold import end_well, finish_task, made_by_hand, refuse_while_own_run_works
     from ..workspace.lease import presence
     from ..workspace.live_context import ACTIVE, read_live_context, refuse_while_others_work
 
     repository = open_repository(directory)
+    refuse_while_own_run_works(repository)
     by_hand = made_by_hand(repository)
     kept = by_hand if keep_save else None
     if kept is not None:

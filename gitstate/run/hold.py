@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
+from ..errors import CorruptSave, NeedsPerson, TryAgain, UnsupportedSave
 from ..format.archive import pending_archive, read_save, read_stack
 from ..format.context import Context
 from ..format.manifest import Manifest, Reason
@@ -20,7 +20,7 @@ from ..objects.reader import ObjectReader
 from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
-from ..system.process import Process, process, send
+from ..system.process import Process, ancestors, is_alive, parent, process, send
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
@@ -35,6 +35,7 @@ from ..workspace.live_context import (
     write_state,
 )
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
+from ..workspace.run_record import read_run_record
 from ..workspace.settings import require, with_filter_limit
 from .channel import read_times
 
@@ -122,9 +123,26 @@ def begin_loop(repository: Repository, values: Mapping[str, str], owner_pid: int
 
     read_times(repository, {})
     require(repository, *SETTINGS)
+    refuse_while_own_run_works(repository)
     context = begin(repository, values, owner_pid)
     _hold_for(repository, owner_pid, context.agent)
     return context
+
+
+def refuse_while_own_run_works(repository: Repository) -> None:
+    """Raises TryAgain where a run is at work that this process is not part of, as in the background of its own loop.
+
+    Else its last save would be one of the next task, or of none.
+    """
+    keeper = read_run_record(repository).keeper
+    if keeper is None or not is_alive(keeper):
+        return
+    front = parent(keeper.pid)
+    if front and front not in ancestors():
+        raise TryAgain(
+            f"an agent is still at work in this workspace (gitstate run, pid {front}); nothing was changed",
+            hint=lease.way_to_end(None),
+        )
 
 
 def finish_task(repository: Repository) -> Context:

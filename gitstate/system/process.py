@@ -106,7 +106,7 @@ def _program_start() -> float:
     """When this program began, in clock ticks since boot; a fork of it counts from there."""
     mine, since, pid = read_proc("/proc/self/cmdline"), _ticks(os.getpid()), os.getppid()
     while read_proc(f"/proc/{pid}/cmdline") == mine and mine:
-        since, pid = min(since, _ticks(pid)), _parent(pid)
+        since, pid = min(since, _ticks(pid)), parent(pid)
     return since
 
 
@@ -126,7 +126,8 @@ def _ticks(pid: int | str) -> float:
     return float("inf") if start is None else float(start)
 
 
-def _parent(pid: int) -> int:
+def parent(pid: int) -> int:
+    """The parent of a process; 0 where the system does not tell."""
     data = read_proc(f"/proc/{pid}/stat")
     return 0 if data is None else int(data.rpartition(b")")[2].split()[1])
 
@@ -202,10 +203,10 @@ def is_running(pid: int | None, start: str | None, boot: str | None) -> bool:
 def descendants(pid: int) -> list[int]:
     """The processes that a process has started, and those that they have; none where the system has no /proc."""
     names = os.listdir("/proc") if os.path.isdir("/proc/self") else []
-    parents = {int(name): _parent(int(name)) for name in names if name.isdigit()}
+    parents = {int(name): parent(int(name)) for name in names if name.isdigit()}
     found = [pid]
     for above in found:
-        found += [one for one, parent in parents.items() if parent == above and one not in found]
+        found += [one for one, its in parents.items() if its == above and one not in found]
     return found[1:]
 
 

@@ -102,6 +102,54 @@ def test_posix_mode_of_bash_changes_no_status(way: str, end: str, stage: Stage) 
     assert stage.context()["task_id"] == "T-1"
 
 
+#: Ends of a loop by signals that it does not expect, each with the number of the signal.
+UNEXPECTED = {
+    "its reader goes away": ("claude; exec > >(:); wait $!; while :; do echo more; done", signal.SIGPIPE),
+    "a run is under way": ('(until [ -e "$STAGE/ready" ]; do sleep 0.1; done; kill -USR1 $$) & claude', signal.SIGUSR1),
+}
+
+
+@pytest.mark.parametrize("end", UNEXPECTED)
+def test_other_signal_leaves_the_task_to_the_next_start(end: str, stage: Stage) -> None:
+    """Bash runs its EXIT trap then, with the status of the last command: the task was marked as done."""
+    text, number = UNEXPECTED[end]
+    stage.manner("done" if number == signal.SIGPIPE else "stay")
+    done = run(stage, f"{SOURCE}gitstate_begin task_id=T-1\n{text.replace('claude', 'gitstate_run claude')}")
+    assert done.returncode == -number, stage.said()
+    again = 'recover_agent_state\necho "$RECOVERED_TASK_ID"\n'
+    assert output(stage, SOURCE + again) == "T-1\n"
+
+
+def test_own_trap_for_another_signal_runs_alone(stage: Stage) -> None:
+    text = f"trap 'echo heard' USR1\n{SOURCE}gitstate_begin task_id=T-1\nkill -USR1 $$\necho goes on\n"
+    assert output(stage, text) == "heard\ngoes on\n"
+
+
+@pytest.mark.parametrize("run_it", ["gitstate_run claude", "gitstate_run claude &\nwait $!"])
+def test_script_that_ends_with_0_while_its_agent_works_keeps_the_task(run_it: str, stage: Stage) -> None:
+    loop = stage.start(stage.script(f"trap 'exit 0' USR1\n{SOURCE}gitstate_begin task_id=T-1\n{run_it}"))
+    stage.ready(loop)
+    loop.send_signal(signal.SIGUSR1)
+    assert loop.wait(PATIENCE) == 0, stage.said()
+    assert output(stage, f'{SOURCE}recover_agent_state\necho "$RECOVERED_TASK_ID"\n') == "T-1\n"
+
+
+def test_task_is_not_finished_while_its_agent_works_in_the_background(stage: Stage) -> None:
+    text = f"""
+        {SOURCE}
+        gitstate_begin task_id=T-1
+        gitstate_run claude &
+        until [ -e "$STAGE/ready" ]; do sleep 0.1; done
+        gitstate_finish || echo "finish $?"
+        gitstate_begin task_id=T-2 || echo "begin $?"
+        gitstate show task_id status
+        gitstate stop
+        gitstate_finish
+    """
+    assert output(stage, text).startswith("finish 75\nbegin 75\nT-1\nactive\n")
+    assert "an agent is still at work" in stage.said()
+
+
 def test_failed_agent_does_not_end_a_loop_that_checks_its_status(stage: Stage) -> None:
     stage.manner("fail")
     said = output(
