@@ -124,6 +124,8 @@ gitstate_run() {
 _gitstate_become_command() {
   [ -z "${_gitstate_armed[2]-}" ] || trap - 2
   [ -z "${_gitstate_armed[3]-}" ] || trap - 3
+  # The agent begins where this shell is, as long as that is in a worktree of the repository.
+  [ -z "${WORKSPACE_PATH-}" ] || builtin cd -- "$(_gitstate_directory)" >/dev/null 2>&1 || :
   exec "${_gitstate_argv[@]}"
 }
 
@@ -674,7 +676,11 @@ _gitstate_said() {
 
 # Where the work is: what the first sketch says, where the task began, or here.
 _gitstate_directory() {
-  printf %s "${WORKSPACE_PATH:-${_gitstate_place:-$PWD}}"
+  case ${WORKSPACE_PATH-} in
+    '') printf %s "${_gitstate_place:-$PWD}" ;;
+    /*) printf %s "$WORKSPACE_PATH" ;;
+    *) printf %s "$PWD/$WORKSPACE_PATH" ;;
+  esac
 }
 
 # Wait for a child to end, however often a trap interrupts. Its status is in _gitstate_status.

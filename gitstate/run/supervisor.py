@@ -14,7 +14,7 @@ from ..agents.base import ARGV_KEY, StopRule
 from ..agents.launch import recorded_argv, write_search_path
 from ..agents.registry import agent_of_command, stop_rule
 from ..bundle import hold_own_code
-from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, NeedsPerson, UsageError
 from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
@@ -97,9 +97,21 @@ def run(path: bytes, request: RunRequest) -> int:
     forget_events(repository)
     _begin(repository, request, begun)
     try:
-        return Supervisor(repository, path, request, config._replace(lease=hold.lease), heard).run(hold)
+        directory = path if request.owner_pid is None else _directory_of_loop(repository, path)
+        return Supervisor(repository, directory, request, config._replace(lease=hold.lease), heard).run(hold)
     finally:
         hold.release()
+
+
+def _directory_of_loop(repository: Repository, path: bytes) -> bytes:
+    """Where the agent of a loop begins: where the loop is, if that is in a worktree of the repository, else `path`."""
+    with suppress(OSError, GitstateError):
+        here = os.getcwdb()
+        if os.path.join(here, b"").startswith(os.path.join(os.path.realpath(repository.toplevel), b"")):
+            return here
+        if open_repository(here).common_dir == repository.common_dir:
+            return here
+    return path
 
 
 def _supervisable(command: Sequence[str]) -> Sequence[str]:

@@ -230,6 +230,22 @@ def test_closed_standard_streams_are_accepted(stage: Stage, closed: str) -> None
     assert stage.context()["task_id"] == "T-1"
 
 
+def test_agent_begins_in_the_directory_of_the_loop(stage: Stage) -> None:
+    """Not in that in which the task began, unless the loop has left all worktrees of the repository."""
+    text = f"""
+        {SOURCE}
+        mkdir inner
+        git worktree add -q "$STAGE/linked"
+        gitstate_begin task_id=T-1
+        for place in inner "$STAGE/linked" "$STAGE"; do (cd "$place"; gitstate_run pwd); done
+        cd inner
+        WORKSPACE_PATH=..
+        gitstate_run pwd
+    """
+    top = str(stage.ws.path)
+    assert output(stage, text).splitlines() == [f"{top}/inner", f"{stage.directory}/linked", top, top]
+
+
 def test_loop_in_the_background_of_a_script_is_saved(stage: Stage) -> None:
     inner = stage.directory / "inner.sh"
     inner.write_text(f"{SOURCE}work() {{ gitstate_begin task_id=T-1; gitstate_run claude; }}\nwork\n")
