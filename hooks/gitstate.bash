@@ -247,6 +247,7 @@ _gitstate_adopt() {
 # A signal was caught: save, once. Fails if that is done already, or if it is not known yet whether the signal ends the
 # shell.
 _gitstate_caught() {
+  local _gitstate_text
   [ -z "$_gitstate_signal" ] || return 1
   [ "$_gitstate_child" != starting ] || [ "${!-}" = "$_gitstate_before" ] || _gitstate_child=$!
   case $1:$_gitstate_child in
@@ -264,9 +265,15 @@ _gitstate_caught() {
     1 | 2 | 3 | 15) _gitstate_end_run "$1" ;;
     *) _gitstate_end_run 15 ;;
   esac
-  # Does nothing where the supervisor has saved all of this; it may have been killed.
   _gitstate_ended=1
-  _gitstate_save --signal "$(kill -l "$1")" || :
+  _gitstate_get_trap "$1"
+  case ${_gitstate_begun}${_gitstate_pairs[0]-}:$_gitstate_text in
+    :*cleanup_and_save* | ?*:*)
+      # Does nothing where the supervisor has saved all of this; it may have been killed.
+      _gitstate_save --signal "$(kill -l "$1")" || :
+      ;;
+    # Between two tasks nothing is under way.
+  esac
 }
 
 # The shell ends while its agent may be at work: the supervisor passes signal $1 on, saves, and ends.

@@ -219,7 +219,10 @@ def _ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
 
 def _save(quick: Quick, as_json: bool) -> int:
     path = working_directory(quick.directory)
-    own = _with_keeper(os.path.realpath(path)) if quick.command == "save" else None
+    real = os.path.realpath(path)
+    if quick.command == "save" and "owner_pid" in quick.given:
+        _refuse_beside_others(real, quick.given["owner_pid"])
+    own = _with_keeper(real) if quick.command == "save" else None
     opening = None
     hurries = quick.command == "save" and "signal" in quick.given
     if own is None and not hurries and "deadline" not in quick.given:
@@ -289,22 +292,46 @@ def _with_keeper(path: bytes) -> bytes | None:
 
     Only the keeper's answer tells that it is alive.
     """
+    return _own_directory(path, b"/keeper.sock")
+
+
+def _own_directory(path: bytes, name: bytes = b"") -> bytes | None:
+    """gitstate's own directory of the worktree that `path` is in, where it and its file `/name` exist."""
     while True:
         own = path + b"/.git/gitstate"
         try:
-            os.lstat(own + b"/keeper.sock")
+            os.lstat(own + name)
             return own
         except NotADirectoryError:
             with suppress(OSError), open(path + b"/.git", "rb") as file:
                 link = file.read(4096)
                 own = os.path.join(path, link[8:].rstrip(b"\r\n"), b"gitstate")
-                if link.startswith(b"gitdir: ") and os.path.lexists(own + b"/keeper.sock"):
+                if link.startswith(b"gitdir: ") and os.path.lexists(own + name):
                     return own
             return None
         except OSError:
             if len(path) < 2 or os.path.lexists(path + b"/.git"):
                 return None
         path = os.path.dirname(path)
+
+
+def _refuse_beside_others(path: bytes, owner_pid: object) -> None:
+    """A loop of `owner_pid` ends in the worktree that `path` is in. Raises TryAgain where another run works there.
+
+    Its save would move the branch below that one, and give its work the name of this loop's task.
+    """
+    from ..system.process import is_alive
+    from ..workspace.lease import describe, is_visible, presence_in, way_to_end
+
+    own = _own_directory(path)
+    who = None if own is None else presence_in(os.path.dirname(own))
+    if who is None or not who.live or who.ours or who.holder is None or who.holder.owner.pid == owner_pid:
+        return
+    if is_alive(who.holder.owner) or not is_visible(who.holder):
+        from ..errors import TryAgain
+
+        message = f"another run works in this workspace ({describe(who.holder)}), and saves it; nothing was changed"
+        raise TryAgain(message, hint=way_to_end(who.holder))
 
 
 #: A save that the keeper did not answer in time, and the worktrees that agents have added, have this many seconds.

@@ -56,7 +56,7 @@ LIBRARY_LOOP = """
 set -euo pipefail
 eval "$(gitstate init bash)"
 task=T-42
-recover_agent_state && task=$RECOVERED_TASK_ID || [ $? -eq 1 ]  # 1: nothing to recover
+recover_agent_state && task=${RECOVERED_TASK_ID:-$task} || [ $? -eq 1 ]  # 1: nothing to recover
 gitstate_begin "task_id=$task" issue_number=7
 gitstate_stage coding
 gitstate_run claude -p "$task"

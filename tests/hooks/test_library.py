@@ -230,6 +230,36 @@ def test_closed_standard_streams_are_accepted(stage: Stage, closed: str) -> None
     assert stage.context()["task_id"] == "T-1"
 
 
+@pytest.mark.parametrize("begins", ["gitstate_begin task_id=T-1", "trap cleanup_and_save TERM"])
+def test_signal_between_two_tasks_leaves_nothing_to_recover(begins: str, stage: Stage) -> None:
+    """The next start would continue a task without a name. A trap of the first sketch saves: it names no begin."""
+    stage.manner("done")
+    done = run(stage, f"{SOURCE}{begins}\ngitstate_run claude\ngitstate_finish\nkill -TERM $$\nsleep 600")
+    assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), stage.said()
+    assert (stage.pending() is None) == ("task_id" in begins)
+
+
+def test_recovered_work_without_a_task_becomes_that_of_the_loop(stage: Stage) -> None:
+    stage.manner("fail")
+    assert run(stage, f"{SOURCE}gitstate_run claude").returncode == 3
+    stage.manner("done")
+    assert stage.start(stage.command("library")).wait(PATIENCE) == 0, stage.said()
+    assert stage.arguments() == ["-p", "T-42"]
+
+
+def test_loop_beside_a_live_one_saves_nothing(stage: Stage) -> None:
+    """As cron starts a second one: its end would move the branch below the agent, and rename its task."""
+    loop = stage.start(stage.command("library"))
+    stage.ready(loop)
+    text = f"{SOURCE}CURRENT_TASK_ID=T-2\ntrap cleanup_and_save TERM EXIT\ngitstate_run claude"
+    assert run(stage, text).returncode == 75
+    assert stage.pending() is None
+    assert "another run works in this workspace" in stage.said()
+    loop.terminate()
+    assert loop.wait(PATIENCE) == -signal.SIGTERM
+    assert (stage.context()["task_id"], stage.saves()) == ("T-42", 1)
+
+
 def test_agent_begins_in_the_directory_of_the_loop(stage: Stage) -> None:
     """Not in that in which the task began, unless the loop has left all worktrees of the repository."""
     text = f"""

@@ -34,7 +34,7 @@ LOOP = """
 eval "$(gitstate init zsh)"
 work() {
   task=T-42
-  recover_agent_state && task=$RECOVERED_TASK_ID || [ $? -eq 1 ]
+  recover_agent_state && task=${RECOVERED_TASK_ID:-$task} || [ $? -eq 1 ]
   gitstate_begin "task_id=$task" issue_number=7
   gitstate_stage coding
   gitstate_run claude -p "$task"
