@@ -160,6 +160,12 @@ def with_values(context: Context, values: Mapping[str, str]) -> tuple[Context, l
     return _fitting(context._replace(**fields, extra=extra), cut)
 
 
+def is_of_other_task(context: Context, values: Mapping[str, str]) -> bool:
+    """Whether `values` name another task than `context` does: its issue, stage and notes are not those of that one."""
+    task_id = clean_text(values.get("task_id", "")[:MAX_VALUE])
+    return bool(task_id) and context.task_id not in (None, task_id)
+
+
 def _fitting(context: Context, cut: list[str]) -> tuple[Context, list[str]]:
     """`context` with its longest values cut until it is at most half as large as what is read of one.
 

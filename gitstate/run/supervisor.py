@@ -16,7 +16,7 @@ from ..agents.registry import agent_of_command, stop_rule
 from ..bundle import hold_own_code
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, NeedsPerson, UsageError
 from ..format.archive import pending_save_id
-from ..format.context import Context
+from ..format.context import Context, is_of_other_task
 from ..format.manifest import Reason
 from ..format.names import new_save_id
 from ..git.opening import open_repository
@@ -224,6 +224,7 @@ def _begin(repository: Repository, request: RunRequest, begun: Context | None) -
     values = {**_agent_values(request), **request.values}
     known, status = (begun, ACTIVE) if begun is not None else read_live_context(repository)
     goes_on = status == RECOVERED or (status == ACTIVE and request.owner_pid is not None)
+    goes_on = goes_on and not is_of_other_task(known, values)
     begin(repository, values, owner, before=known if goes_on else Context())
     write_search_path(repository.own, os.environ.get("PATH", ""))
 

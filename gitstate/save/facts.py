@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import GitError, GitstateError
-from ..format.context import Context, with_values
+from ..format.context import Context, is_of_other_task, with_values
 from ..format.manifest import LeftOut
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
@@ -188,6 +188,9 @@ def _context(repository: Repository, request: SaveRequest, taken: Snapshot) -> t
     live, status = read_live_context(repository)
     if status == FINISHED:
         live = Context()
+    if is_of_other_task(live, request.values):
+        # The session stays: it is the last one that began here.
+        live = live._replace(issue_number=None, progress_stage=None, memory_refs=())
     context, too_long = with_values(live, request.values)
     if request.owner_pid is not None:
         context = with_owner(context, request.owner_pid)

@@ -62,6 +62,18 @@ def test_variables_are_read_when_the_signal_arrives(stage: Stage) -> None:
     assert (context["task_id"], context["progress_stage"]) == ("second", "coding")
 
 
+@pytest.mark.parametrize("end", ['echo fail >"$STAGE/manner"; gitstate_run claude', "cleanup_and_save"])
+def test_next_task_has_no_values_of_the_one_before(end: str, stage: Stage) -> None:
+    """A loop that begins a task by its variables alone, one that has no issue."""
+    stage.manner("done")
+    first = "CURRENT_TASK_ID=A ISSUE_NUMBER=7 PROGRESS_STAGE=coding MEMORY_REFS=m-1\ngitstate_run claude\n"
+    second = f"CURRENT_TASK_ID=B ISSUE_NUMBER= PROGRESS_STAGE= MEMORY_REFS=\n{end}\nexit 3\n"
+    assert run(stage, SOURCE + first + second).returncode == 3, stage.said()
+    context = stage.context()
+    assert context["task_id"] == "B"
+    assert [context[name] for name in ("issue_number", "progress_stage", "memory_refs")] == [None, None, []]
+
+
 def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
     """Bash 5.3 sets this variable; an older bash cannot derive the signal from the status."""
     loop = stage.start(stage.script(f"{SOURCE}trap cleanup_and_save TERM INT EXIT\nBASH_TRAPSIG=2\n{FOREGROUND}\n"))
