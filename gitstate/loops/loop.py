@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -309,8 +308,11 @@ class Loop:
             self.signals.follow(process)
             assert process.stdout is not None and process.stderr is not None
             last: collections.deque[bytes] = collections.deque(maxlen=64)
-            pairs = ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
-            copies = [threading.Thread(target=_copy, args=(*pair, log, last), daemon=True) for pair in pairs]
+            # Unbuffered: at its end Python fails for what a full disk did not take. A closed stream is /dev/null here.
+            streams = (open(fd, "wb", buffering=0, closefd=False) for fd in (1, 2))  # noqa: SIM115
+            pairs = zip((process.stdout, process.stderr), streams, strict=True)
+            more = {"last": last}
+            copies = [threading.Thread(target=_copy, args=(*pair, log), kwargs=more, daemon=True) for pair in pairs]
             for copy in copies:
                 copy.start()
             code = process.wait()
@@ -342,16 +344,14 @@ class Loop:
         return env
 
 
-def _copy(source: IO[bytes], target: IO[bytes], log: IO[bytes] | None, last: collections.deque[bytes]) -> None:
+def _copy(source: IO[bytes], *targets: IO[bytes] | None, last: collections.deque[bytes]) -> None:
     while data := os.read(source.fileno(), 4096):
         last.append(data)
-        if log is not None:
+        for target in targets:
             # A full disk ends the log, not the agent, which would wait for ever to be read.
             with contextlib.suppress(OSError):
-                log.write(data)
-        with contextlib.suppress(OSError, ValueError):
-            target.write(data)
-            target.flush()
+                if target is not None:
+                    target.write(data)
 
 
 def new_session(agent: Agent) -> str:

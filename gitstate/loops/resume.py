@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -223,12 +222,12 @@ class _Plan:
         self.at_terminal = not self.launch.is_headless and (
             request.manner == "tmux" or (request.manner == "foreground" and self._has_terminal(request))
         )
-        self.stdout = sys.stderr.fileno() if request.answers else None
+        self.stdout = 2 if request.answers else None
         self.argv = self._argv(self.session)
 
     @staticmethod
     def _has_terminal(request: ResumeRequest) -> bool:
-        return not request.answers and sys.stdin.isatty() and sys.stdout.isatty()
+        return not request.answers and os.isatty(0) and os.isatty(1)
 
     @property
     def directory(self) -> bytes:

@@ -33,6 +33,7 @@ from ..recover.request import RecoverRequest, RecoverResult, recover_lines
 from ..save.request import SaveRequest
 from ..save.save import save
 from ..system.process import this_process
+from ..system.stdlib import suppress
 from ..system.terminal import say
 from ..workspace.live_context import RECOVERED, begin, read_live_context, set_values
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
@@ -226,7 +227,9 @@ class guard:
         if callable(before):
             before(number, frame)
         elif before != signal.SIG_IGN:
-            sys.stdout.flush()
+            with suppress(AttributeError, OSError, ValueError):
+                # It may be closed, or its reader gone.
+                sys.stdout.flush()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -31,6 +31,16 @@ def test_loop_does_every_task_and_removes_it(stage: Stage) -> None:
     assert stage.pending() is None
 
 
+@pytest.mark.parametrize("streams", ["<&- >&-", ">/dev/full"])
+def test_loop_works_where_its_output_goes_nowhere(streams: str, stage: Stage) -> None:
+    """As a scheduler starts it, or with its log on a full disk."""
+    (stage.directory / "bin" / "claude").write_text("#!/bin/sh\necho said\necho more >>work.txt\n")
+    loop = stage.start(["sh", "-c", f'exec "$@" {streams}', "sh", *stage.command("claude")])
+    assert loop.wait(PATIENCE) == 0, stage.said()
+    assert stage.tasks.read_text() == ""
+    assert stage.ws.read("work.txt") == b"more\nmore\n"
+
+
 def test_task_is_passed_as_a_prompt_and_never_as_an_option(stage: Stage) -> None:
     stage.manner("done")
     stage.tasks.write_text("--version $(touch pwned) {}\n")

@@ -123,6 +123,21 @@ def test_guard_calls_the_previous_signal_handler(ws: Workspace) -> None:
     assert ws.out("show", "HEAD:made") == "x"
 
 
+def test_guard_dies_of_its_signal_though_nobody_reads_its_output(ws: Workspace) -> None:
+    script = ws.outside / "piped.py"
+    script.write_text(
+        "import os, signal, gitstate\n"
+        "reading, writing = os.pipe()\n"
+        "os.close(reading)\n"
+        "os.dup2(writing, 1)\n"
+        "with gitstate.guard(task_id='T-9'):\n"
+        "    print('a word', end='')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, os.fspath(script)], cwd=ws.path, timeout=PATIENCE, check=False)
+    assert done.returncode == -signal.SIGTERM
+
+
 def test_guard_works_with_threads_and_as_a_decorator(ws: Workspace) -> None:
     script = ws.outside / "threads.py"
     script.write_text(
