@@ -46,6 +46,7 @@ fi
 : "${_gitstate_status=0}"  # how it ended
 : "${_gitstate_asked=}"    # INT or QUIT, while the supervisor finds out whether it ends the agent
 : "${_gitstate_signal=}"   # the signal that ends this shell
+: "${_gitstate_due=}"      # the option and the value that tell `gitstate save` which end has come
 : "${_gitstate_ended=}"    # not empty: the end has been saved
 : "${_gitstate_trap_0=}" "${_gitstate_trap_1=}" "${_gitstate_trap_2=}" "${_gitstate_trap_3=}" "${_gitstate_trap_15=}"
 : "${_gitstate_patience=50}" # tenths of a second for which a command that is gone is waited for
@@ -171,6 +172,7 @@ cleanup_and_save() {
   local _gitstate_last=$? _gitstate_number='' _gitstate_whole='' _gitstate_from=''
   [ -z "$_gitstate_ended" ] || return 0
   _gitstate_begun=1
+  [ -z "$_gitstate_due" ] || { _gitstate_save_due; return; }
   _gitstate_look_for_trap
   [ -z "${1-}" ] || _gitstate_number=$(_gitstate_number_of "$1")
   _gitstate_arm
@@ -247,7 +249,6 @@ _gitstate_adopt() {
 # A signal was caught: save, once. Fails if that is done already, or if it is not known yet whether the signal ends the
 # shell.
 _gitstate_caught() {
-  local _gitstate_text
   [ -z "$_gitstate_signal" ] || return 1
   [ "$_gitstate_child" != starting ] || [ "${!-}" = "$_gitstate_before" ] || _gitstate_child=$!
   case $1:$_gitstate_child in
@@ -265,15 +266,17 @@ _gitstate_caught() {
     1 | 2 | 3 | 15) _gitstate_end_run "$1" ;;
     *) _gitstate_end_run 15 ;;
   esac
+  _gitstate_due="signal $(kill -l "$1")"
+  # Between two tasks nothing is to save, unless the script's own trap calls cleanup_and_save.
+  [ -n "$_gitstate_begun${_gitstate_pairs[0]-}" ] || return 0
+  # Does nothing where the supervisor has saved all of this; it may have been killed.
+  _gitstate_save_due
+}
+
+# Save for the end that has come, once.
+_gitstate_save_due() {
   _gitstate_ended=1
-  _gitstate_get_trap "$1"
-  case ${_gitstate_begun}${_gitstate_pairs[0]-}:$_gitstate_text in
-    :*cleanup_and_save* | ?*:*)
-      # Does nothing where the supervisor has saved all of this; it may have been killed.
-      _gitstate_save --signal "$(kill -l "$1")" || :
-      ;;
-    # Between two tasks nothing is under way.
-  esac
+  _gitstate_save "--${_gitstate_due% *}" "${_gitstate_due#* }" || :
 }
 
 # The shell ends while its agent may be at work: the supervisor passes signal $1 on, saves, and ends.
@@ -304,12 +307,16 @@ _gitstate_leaving() {
   fi
   [ -z "$_gitstate_ended" ] || return "$1"
   _gitstate_ignore_signals
-  _gitstate_ended=1
   _gitstate_end_run 15
+  _gitstate_ended=1
   case $1:${_gitstate_begun:+begun}${_gitstate_around:+ around}:$_gitstate_child in
-    *around:*) ;; # that shell goes on, or ends for its own part
+    0:: | *around:*) ;; # that shell goes on, or ends for its own part
     0:begun:) _gitstate_finish --keep-save || : ;;
-    *:begun:*) _gitstate_save --exit-code "$1" || : ;;
+    *)
+      _gitstate_due="exit-code $1"
+      # As after a signal.
+      if [ -n "$_gitstate_begun" ]; then _gitstate_save_due; else _gitstate_ended=; fi
+      ;;
   esac
   _gitstate_disarm
   return "$1"
@@ -319,7 +326,7 @@ _gitstate_leaving() {
 _gitstate_end() {
   case $-:$_gitstate_signal in
     *i*:2) # Ctrl-C at a prompt ends what ran, not the shell.
-      _gitstate_signal='' _gitstate_ended=''
+      _gitstate_signal='' _gitstate_due='' _gitstate_ended=''
       _gitstate_disarm
       _gitstate_arm
       ;;

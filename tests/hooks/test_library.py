@@ -230,13 +230,37 @@ def test_closed_standard_streams_are_accepted(stage: Stage, closed: str) -> None
     assert stage.context()["task_id"] == "T-1"
 
 
-@pytest.mark.parametrize("begins", ["gitstate_begin task_id=T-1", "trap cleanup_and_save TERM"])
-def test_signal_between_two_tasks_leaves_nothing_to_recover(begins: str, stage: Stage) -> None:
-    """The next start would continue a task without a name. A trap of the first sketch saves: it names no begin."""
+def test_signal_between_two_tasks_leaves_nothing_to_recover(stage: Stage) -> None:
+    """The next start would continue a task without a name."""
     stage.manner("done")
-    done = run(stage, f"{SOURCE}{begins}\ngitstate_run claude\ngitstate_finish\nkill -TERM $$\nsleep 600")
-    assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), stage.said()
-    assert (stage.pending() is None) == ("task_id" in begins)
+    text = f"{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\ngitstate_finish\nkill -TERM $$\nsleep 600"
+    assert run(stage, text).returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), stage.said()
+    assert stage.pending() is None
+
+
+@pytest.mark.parametrize("end", ["kill -TERM $$; sleep 600", "exit 3"])
+def test_own_trap_saves_a_task_that_names_no_begin(end: str, stage: Stage) -> None:
+    """A loop of the first sketch, after `gitstate_finish`: its agent runs by itself."""
+    text = f"""
+        {SOURCE}
+        ends() {{ cleanup_and_save; exit; }}
+        trap ends TERM EXIT
+        CURRENT_TASK_ID=A
+        gitstate_run true
+        gitstate_finish
+        CURRENT_TASK_ID=B
+        echo more >>a.txt
+        {end}
+    """
+    run(stage, text)
+    context = stage.context()
+    signalled = end != "exit 3"
+    assert context["task_id"] == "B"
+    assert context["reason"] == {
+        "signal": "TERM" if signalled else None,
+        "exit_code": None if signalled else 3,
+        "detail": None,
+    }
 
 
 def test_recovered_work_without_a_task_becomes_that_of_the_loop(stage: Stage) -> None:
