@@ -198,11 +198,19 @@ def _lacks_inside(workspace: Workspace, checkpoint: Save) -> bool:
 
 
 def _went_on(workspace: Workspace, facts: Facts, checkpoint: Save) -> bool:
-    """Whether commits were made on the branch since a checkpoint of a task that is done: its work went into them."""
-    base = checkpoint.manifest.head
-    if facts.head is None or base is None or facts.head_ref != checkpoint.manifest.head_ref:
+    """Whether commits were made on its branch since a checkpoint of a task that is done: its work went into them.
+
+    Another branch may be checked out now. There the commits of a branch that is gone are looked for, as after a merge.
+    """
+    base, branch = checkpoint.manifest.head, checkpoint.manifest.head_ref
+    tip = facts.head
+    if base is None:
         return False
-    return workspace.git.succeeds("merge-base", "--is-ancestor", base, facts.head)
+    if branch != facts.head_ref:
+        tip = refs.read_refs(workspace.repository, [branch]).get(branch, facts.head) if branch else None
+        if tip == base:
+            return False
+    return tip is not None and workspace.git.succeeds("merge-base", "--is-ancestor", base, tip)
 
 
 def _is_wiped(repository: Repository) -> bool:

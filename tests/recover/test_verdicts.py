@@ -58,8 +58,15 @@ def test_checkpoint_of_work_that_was_committed_is_not_named(ws: Workspace) -> No
     assert ws.gitstate("checkpoint", "--task-id", "T-1").exit_status == 0
     assert ws.gitstate("finish").exit_status == 0
     base = ws.out("rev-parse", "HEAD")
+    ws.git("checkout", "-q", "-b", "next")
+    assert "the latest checkpoint" in answer(ws.recover(), "nothing", 0)["hint"], "its work may be here"
+    ws.git("checkout", "-q", "-")
     ws.commit("done")
     assert answer(ws.recover(), "nothing", 0)["hint"] is None
+    # A loop with a branch for each task.
+    ws.git("checkout", "-q", "next")
+    assert answer(ws.recover(), "nothing", 0)["hint"] is None
+    ws.git("checkout", "-q", "-")
     ws.git("reset", "-q", "--hard", f"{base}~1")
     assert "the latest checkpoint" in answer(ws.recover(), "nothing", 0)["hint"]
 
