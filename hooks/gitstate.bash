@@ -55,7 +55,7 @@ _gitstate_pairs=()         # what is just being told to gitstate: a signal to th
 # The other signals of which bash runs its EXIT trap, with the status of the last command, as at an end of the script.
 _gitstate_others=()
 [ -n "${ZSH_VERSION-}" ] ||
-  eval "_gitstate_others=($(for _gitstate_n in ABRT ALRM PIPE USR1 USR2 VTALRM XCPU XFSZ; do kill -l "$_gitstate_n"; done))"
+  eval "_gitstate_others=($(for _gitstate_n in ABRT ALRM PIPE USR1 USR2 VTALRM XCPU XFSZ; do builtin kill -l "$_gitstate_n"; done))"
 
 # --------------------------------------------------------------------------------------------------------------------
 # What a loop calls
@@ -266,7 +266,7 @@ _gitstate_caught() {
     1 | 2 | 3 | 15) _gitstate_end_run "$1" ;;
     *) _gitstate_end_run 15 ;;
   esac
-  _gitstate_due="signal $(kill -l "$1")"
+  _gitstate_due="signal $(builtin kill -l "$1")"
   # Between two tasks nothing is to save, unless the script's own trap calls cleanup_and_save.
   [ -n "$_gitstate_begun${_gitstate_pairs[0]-}" ] || return 0
   # Does nothing where the supervisor has saved all of this; it may have been killed.
@@ -350,7 +350,7 @@ _gitstate_die() {
 # have been; $2: the status that it was taken for.
 _gitstate_was_signal() {
   _gitstate_signal=$1
-  [ "$2" -ne 0 ] || _gitstate_save --signal "$(kill -l "$1")" || :
+  [ "$2" -ne 0 ] || _gitstate_save --signal "$(builtin kill -l "$1")" || :
   _gitstate_die
 }
 
