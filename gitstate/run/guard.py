@@ -24,7 +24,7 @@ from ..agents.registry import stop_rule
 from ..bundle import hold_own_code
 from ..errors import NeedsPerson, TryAgain, words_of
 from ..format.archive import pending_save_id
-from ..format.context import Context
+from ..format.context import Context, is_of_other_task
 from ..format.manifest import Reason
 from ..format.names import new_save_id
 from ..git.opening import open_repository
@@ -131,7 +131,8 @@ class guard:
         run_id = new_save_id()
         hold = Hold(repository, this_process(), run_id, self._values.get("agent"))
         known, status = read_live_context(repository)
-        begin(repository, self._values, os.getpid(), before=known if status == RECOVERED else Context())
+        goes_on = status == RECOVERED and not is_of_other_task(known, self._values)
+        begin(repository, self._values, os.getpid(), before=known if goes_on else Context())
         self._repository = repository
         self._pid = os.getpid()
         self._hold = hold

@@ -138,6 +138,20 @@ def test_guard_dies_of_its_signal_though_nobody_reads_its_output(ws: Workspace) 
     assert done.returncode == -signal.SIGTERM
 
 
+def test_guard_of_another_task_has_no_values_of_the_recovered_one(ws: Workspace) -> None:
+    ws.append("a.txt")
+    saved = ws.gitstate("save", "--task-id", "T-1", "--issue-number", "7", "--set", "session_id=s-1")
+    assert saved.exit_status == 0
+    script = ws.outside / "next.py"
+    script.write_text(
+        "import gitstate\n"
+        "with gitstate.guard(task_id='T-2') as task:\n"
+        "    print(task.context.task_id, task.context.issue_number, task.context.session_id)\n"
+    )
+    done = subprocess.run([sys.executable, os.fspath(script)], cwd=ws.path, capture_output=True, timeout=PATIENCE)
+    assert done.stdout == b"T-2 None None\n", done
+
+
 def test_guard_works_with_threads_and_as_a_decorator(ws: Workspace) -> None:
     script = ws.outside / "threads.py"
     script.write_text(
