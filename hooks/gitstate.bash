@@ -306,7 +306,8 @@ _gitstate_leaving() {
     return "$((128 + _gitstate_signal))"
   fi
   [ -z "$_gitstate_ended" ] || return "$1"
-  _gitstate_ignore_signals
+  # Until the user's trap runs. After a signal these traps do nothing, and its commands die of SIGPIPE as ever.
+  _gitstate_ignore_signals ${_gitstate_others[@]+"${_gitstate_others[@]}"}
   _gitstate_end_run 15
   _gitstate_ended=1
   case $1:${_gitstate_begun:+begun}${_gitstate_around:+ around}:$_gitstate_child in
@@ -359,10 +360,11 @@ _gitstate_get_trap() {
   eval "_gitstate_text=\${_gitstate_trap_$1-}"
 }
 
-# From here to the end of this shell every further signal is swallowed, and a save that was begun is finished.
+# From here to the end of this shell every further signal is swallowed, and a save that was begun is finished. "$@": the
+# numbers of more signals.
 _gitstate_ignore_signals() {
   local _gitstate_n
-  for _gitstate_n in 1 2 3 15 ${_gitstate_others[@]+"${_gitstate_others[@]}"}; do
+  for _gitstate_n in 1 2 3 15 "$@"; do
     [ -z "${_gitstate_armed[_gitstate_n]-}" ] || trap '' "$_gitstate_n"
   done
 }

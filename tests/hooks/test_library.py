@@ -120,6 +120,16 @@ def test_other_signal_leaves_the_task_to_the_next_start(end: str, stage: Stage) 
     assert output(stage, SOURCE + again) == "T-1\n"
 
 
+def test_commands_of_own_traps_die_of_sigpipe(stage: Stage) -> None:
+    """One that writes for ever, as `yes | head` does, would never end."""
+    ends = 'sh -c "kill -PIPE \\$\\$"; echo "$?" >>"$STAGE/ends"'
+    text = (
+        f"{SOURCE}trap '{ends}' TERM\ntrap '{ends}; true' EXIT\ngitstate_begin task_id=T-1\nkill -TERM $$\nsleep 600\n"
+    )
+    run(stage, text)
+    assert (stage.directory / "ends").read_text() == "141\n141\n", stage.said()
+
+
 def test_own_trap_for_another_signal_runs_alone(stage: Stage) -> None:
     text = f"trap 'echo heard' USR1\n{SOURCE}gitstate_begin task_id=T-1\nkill -USR1 $$\necho goes on\n"
     assert output(stage, text) == "heard\ngoes on\n"
