@@ -86,7 +86,7 @@ def test_newer_work_around_it_stays_and_each_command_that_looks_names_it(ws: Wor
     for run in (ws.recover(), ws.gitstate("recover", "--all", "--root", str(ws.path), "--json")):
         assert run.exit_status == 4 and "holds them: vendor/lib" in told(run), run
     assert around.diff(fingerprint(ws.path)) == []
-    assert "holds them: vendor/lib: gitstate recover" in ws.gitstate("status").text
+    assert f"holds them: vendor/lib: gitstate -C {ws.path} recover" in ws.gitstate("status").text
     assert "holds them: vendor/lib" in ws.gitstate("doctor").text
     assert ws.gitstate("status", "--short").text.startswith("interrupted")
     assert ws.gitstate("prune", "--keep", "0", "--days", "0").exit_status == 0
