@@ -208,7 +208,7 @@ def test_command_for_a_remote_that_cannot_be_reached_names_that_remote(name: str
     for command in ("push", "fetch"):
         run = ws.gitstate(command, url)
         hint = run.stderr.rpartition("  next: ")[2]
-        assert run.exit_status == 1 and shlex.split(hint) == ["git", "ls-remote", url], run
+        assert run.exit_status == 1 and shlex.split(hint) == ["git", "-C", str(ws.path), "ls-remote", url], run
 
 
 def test_password_in_a_url_is_printed_nowhere(ws: Workspace) -> None:
@@ -216,7 +216,7 @@ def test_password_in_a_url_is_printed_nowhere(ws: Workspace) -> None:
     ws.save()
     for command in ("push", "fetch"):
         run = ws.gitstate(command, url)
-        assert run.exit_status == 1 and "next: git ls-remote https://localhost:1/x.git" in run.stderr, run
+        assert run.exit_status == 1 and f"next: git -C {ws.path} ls-remote https://localhost:1/x.git" in run.stderr, run
         assert "s3cr3t" not in run.stderr and b"s3cr3t" not in run.stdout
 
 

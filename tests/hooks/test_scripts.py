@@ -83,7 +83,7 @@ def test_init_prints_the_library(stage: Stage, name: str) -> None:
 def test_other_shells_get_one_clear_line(ws: Workspace, name: str) -> None:
     done = ws.gitstate("init", name)
     assert done.exit_status == 2 and done.stdout == b""
-    assert f"there is none for {name}" in done.stderr and "next: gitstate run -- COMMAND" in done.stderr
+    assert f"there is none for {name}" in done.stderr and " run -- COMMAND" in done.stderr
 
 
 @pytest.mark.parametrize(("mine", "named"), [("/usr/bin/zsh", "zsh"), ("/bin/bash", "bash"), ("/bin/fish", "bash")])

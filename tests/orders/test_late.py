@@ -71,7 +71,8 @@ def test_save_ends_where_the_disk_does_not_answer(ws: Workspace, words: tuple[st
     with lock.open() as again:
         # The save that goes on does not keep the loop from starting again.
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert "within 0.5 seconds: nothing is saved yet" in answer["error"] and answer["hint"] == "gitstate status"
+    assert "within 0.5 seconds: nothing is saved yet" in answer["error"]
+    assert answer["hint"] == f"gitstate -C {ws.path} status"
     assert not marker(ws)
     (ws.outside / "release").touch()
     wait_until(lambda: marker(ws), "the save goes on when the disk answers")

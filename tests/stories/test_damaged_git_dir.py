@@ -286,7 +286,7 @@ def test_damaged_linked_worktree(how: str, loss: Loss, templates: Templates, tmp
     damage(ws)
     saved = saved_from(ws.save(), exits=(4,) if stops_git else (0,))
     if how != "head_cut":
-        assert "gitstate doctor" in ws.gitstate("status").text
+        assert f"gitstate -C {ws.path} doctor" in ws.gitstate("status").text
     mend(ws)
     _lose(ws, loss)
     answer = recovered_from(ws.recover())
@@ -311,7 +311,7 @@ def test_lost_way_to_a_linked_worktree_is_named(content: bytes | None, templates
     assert ws.gitstate("register").exit_status == 0
     _linked(gitdir=content)(ws)
     assert str(ws.path) not in ws.out("worktree", "list")
-    assert "gitstate doctor" in ws.gitstate("status").text
+    assert f"gitstate -C {ws.path} doctor" in ws.gitstate("status").text
     for path in (ws.path, ws.main):
         assert "git worktree prune" in ws.gitstate("doctor", path=path).text
     message = recovered_from(ws.recover(path=ws.main))["message"]
