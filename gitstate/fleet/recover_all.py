@@ -13,10 +13,10 @@ from ..format import names
 from ..format.archive import pending_here, read_stack, tree_of_base
 from ..format.fetched import fetched_in_files, fetched_saves
 from ..git.opening import open_repository
-from ..git.repository import Repository
+from ..git.repository import Repository, git_dir_of
 from ..objects.reader import ObjectReader
 from ..recover.facts import worktrees
-from ..recover.new_worktree import remove_half_made
+from ..recover.new_worktree import is_of, remove_half_made
 from ..recover.recover import recover, recover_into
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
@@ -122,12 +122,14 @@ def _added_anew(repository: Repository, gone: RecoverResult, request: RecoverReq
 
 
 def _recovered_by_another(repository: Repository, gone: RecoverResult, request: RecoverRequest) -> RecoverResult | None:
-    """The result of a worktree that another gitstate adds, or has added; None where its save is still pending."""
+    """The result of a worktree that another gitstate adds, or has added; None where its save may still be pending."""
     found = None
-    if os.path.lexists(os.path.join(gone.workspace, b".git")):
+    git_dir = git_dir_of(gone.workspace)
+    if git_dir is not None and is_of(repository, git_dir):
         # That one has it locked until it is recovered.
         found = _recover_one(WorkspacePeek(gone.workspace), request)
-    if _pending_stack(repository, gone.save_id):
+    stacks = _pending_stacks(repository)
+    if any(stack is None or stack[0].manifest.save_id == gone.save_id for stack in stacks):
         return None
     message = "another gitstate has recovered it meanwhile"
     return found or gone._replace(verdict="nothing", message=message, hint=None, exit_status=0)
@@ -135,8 +137,9 @@ def _recovered_by_another(repository: Repository, gone: RecoverResult, request: 
 
 def _holds_work(repository: Repository, save_id: str) -> bool:
     """Whether a pending save holds uncommitted work, an unfinished operation, or commits that no other ref has."""
-    stack = _pending_stack(repository, save_id)
-    if not stack:
+    stacks = _pending_stacks(repository)
+    stack = next((stack for stack in stacks if stack is not None and stack[0].manifest.save_id == save_id), None)
+    if stack is None:
         return True
     with ObjectReader(repository.git) as reader:
         for save in stack:
@@ -148,18 +151,17 @@ def _holds_work(repository: Repository, save_id: str) -> bool:
     return head is not None and not repository.git.run("for-each-ref", "--count=1", "--contains", head, *ours)
 
 
-def _pending_stack(repository: Repository, save_id: str | None) -> tuple[Save, ...]:
-    """The save of this id and those that it stands on; empty where it is not pending, or can't be read."""
+def _pending_stacks(repository: Repository) -> list[tuple[Save, ...] | None]:
+    """The pending saves of a repository, each with those that it stands on; None for one that can't be read."""
+    stacks: list[tuple[Save, ...] | None] = []
     with ObjectReader(repository.git) as reader:
         for archive in pending_here(repository).values():
             try:
-                stack = read_stack(archive, reader)
+                stacks.append(read_stack(archive, reader))
             except GitstateError:
                 reader.restart()
-                continue
-            if stack[0].manifest.save_id == save_id:
-                return stack
-    return ()
+                stacks.append(None)
+    return stacks
 
 
 def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[RecoverResult]:

@@ -6,7 +6,7 @@ One gitstate at a time adds worktrees to a repository. Whatever is broken off is
 |---|---|---|
 | in `git worktree add` | a git directory with which git can list no worktree, and a note of ours | removes it |
 | before `git read-tree` | a worktree without files | goes on with it |
-| in `git read-tree`, and until all is recovered | files of which some may be cut, and `filling` | writes all anew |
+| in `git read-tree`, and until its files are on the disk | some files are cut, and `filling` | writes all anew |
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..git.entries import list_tree_paths
 from ..git.opening import open_repository
 from ..git.refs import RefUpdate
 from ..git.repository import LACKED, Repository, git_dir_of, head_of, read_head
+from ..objects.durable import bring_files_to_disk
 from ..objects.reader import ObjectReader
 from ..restore.files import usual_umask
 from ..system import files
@@ -29,14 +30,18 @@ from ..system.child import OutOfTime
 from ..system.clock import Deadline
 from ..system.locks import locked
 from ..system.process import limit_memory
-from ..system.stdlib import TYPE_CHECKING, contextmanager, quote, signal, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, quote, signal, suppress
 from ..workspace.files import Worktree
+from ..workspace.live_context import read_live_context
 from ..workspace.ownership import filling
 from ..workspace.settings import with_filter_limit
+from .elsewhere import stack_of
 from .facts import orphans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .request import RecoverRequest
 
 
 #: No path is longer.
@@ -76,7 +81,10 @@ def adding_worktrees(repository: Repository, wait: float) -> Iterator[Repository
     files.make_directory(os.path.dirname(path), top=repository.common_dir)
     with locked(path, Deadline(wait), "the worktrees of this repository") as fd:
         _remove_half_made(repository)
-        yield repository._replace(git=Git(repository.toplevel, repository.git.options, fd))
+        try:
+            yield repository._replace(git=Git(repository.toplevel, repository.git.options, fd))
+        finally:
+            _remove_half_made(repository)
 
 
 def remove_half_made(repository: Repository) -> None:
@@ -100,20 +108,21 @@ def _remove_half_made(repository: Repository) -> None:
     path = files.read_limited(note, _LONGEST_PATH)
     if path is None:
         return
-    dot_git, above = os.path.join(path, b".git"), os.path.join(os.path.realpath(repository.common_dir), b"worktrees")
+    dot_git = os.path.join(path, b".git")
     with suppress(FileNotFoundError, PermissionError):
         if os.path.isdir(path) and os.listdir(path) not in ([], [b".git"]):
             # Somebody has begun to work there.
             files.remove(note)
             return
         leads_to = git_dir_of(path)
-        if os.path.isfile(dot_git) and (leads_to is None or os.path.dirname(leads_to) == above):
+        if os.path.isfile(dot_git) and (leads_to is None or is_of(repository, leads_to)):
             files.remove(dot_git)
-        for entry in os.scandir(above):
-            of = gitdir.path_named_in(os.path.join(entry.path, b"gitdir"), b"", entry.path)
-            # After a power cut any of its files may be empty.
-            is_young = os.stat(entry.path).st_ctime_ns >= os.stat(note).st_mtime_ns
-            if is_young if of is None else of == dot_git:
+        for entry in os.scandir(os.path.join(repository.common_dir, b"worktrees")):
+            file = os.path.join(entry.path, b"gitdir")
+            of = gitdir.path_named_in(file, b"", entry.path)
+            # An older one may be of a worktree that is mounted again. After a power cut any file may be empty.
+            made = os.stat(entry.path).st_ctime_ns if of is None else os.stat(file).st_mtime_ns
+            if of in (None, dot_git) and made >= os.stat(note).st_mtime_ns:
                 files.remove_tree(entry.path)
     files.remove(note)
 
@@ -187,7 +196,7 @@ def _up_to(top: bytes, path: bytes) -> list[bytes]:
 def fill_worktree(made: Repository, git: Git, newest: Save) -> None:
     """Let git write the files into a worktree that `add_worktree` made, and that is locked: `git` holds the lock.
 
-    `filling` tells of it until the recovery has ended. Raises NeedsPerson where a partial clone lacks one of the files:
+    `filling` tells of it until all is on the disk. Raises NeedsPerson where a partial clone lacks one of the files:
     the worktree has none then.
     """
     if head_of(made.toplevel) is None:
@@ -195,9 +204,9 @@ def fill_worktree(made: Repository, git: Git, newest: Save) -> None:
         return
     mark = filling(made)
     if os.path.lexists(mark):
-        # It was broken off: what is missing, and what differs, the recovery writes.
+        # It was broken off, and is not what is recovered now.
         return
-    files.write_new_file(mark, (), mode=0o600)
+    files.write_new_file(mark, (newest.manifest.save_id.encode("ascii"),), mode=0o600)
     files.fsync_path(made.own)
     with usual_umask(made, newest):
         status, said = _check_out(with_filter_limit(open_repository(made.toplevel)), git)
@@ -206,38 +215,71 @@ def fill_worktree(made: Repository, git: Git, newest: Save) -> None:
         # Of a file it may have written the beginning.
         files.remove(os.path.join(made.git_dir, b"index.lock"))
         _empty(made.toplevel)
+    bring_files_to_disk(made, ())
+    forget_filling(made)
     if lacks_files:
-        files.remove(mark)
         top = quote(os.fsdecode(made.toplevel))
         what = "this partial clone lacks files of the commit that the save stands on"
         hint = f"git -C {top} reset -q --hard && gitstate -C {top} recover --save {newest.manifest.save_id}"
         raise NeedsPerson(f"{what}; the worktree {os.fsdecode(made.toplevel)} was made without files", hint=hint)
 
 
-def empty_broken_off(made: Repository, git: Git) -> None:
+def forget_filling(made: Repository) -> None:
+    """Remove the file that tells of `fill_worktree`: what differs from the save from now on is somebody's work."""
+    files.remove(filling(made))
+    files.fsync_path(made.own)
+
+
+class BrokenOff(Record):
+    """A `fill_worktree` that a kill or a power cut broke off, and whose files were removed."""
+
+    save_id: str
+    """The save for which the worktree was made; it is to be recovered now."""
+    words: str
+    """What was done, for a person."""
+
+
+def empty_broken_off(made: Repository, git: Git, reader: ObjectReader, request: RecoverRequest) -> BrokenOff | None:
     """Remove what git had written into a worktree when `fill_worktree` was broken off: some of it may be cut.
 
-    Somebody may have worked there since: all is in a safety save before. Whoever recovers then writes every file.
+    Whoever recovers then writes every file. All is in a safety save before. Nothing is removed, and None returned,
+    where `request` is about something else. Once the save was recovered, or a commit or a task was made here, the
+    files are somebody's.
     """
+    save_id = (files.read_limited(filling(made), 256) or b"").decode("ascii", "replace")
+    pending = [stack for _, _, stack in orphans(made, reader) if stack[0].manifest.save_id == save_id]
+    newest = stack_of(made, save_id).stack[0] if request.save_id == save_id else pending[0][0] if pending else None
+    is_at_rest = newest is not None and reader.head() in (newest.wip, newest.manifest.head)
+    if newest is None or not is_at_rest or read_live_context(made)[1] is not None:
+        forget_filling(made)
+        return None
+    if request.save_id not in (None, save_id) or (request.task_id and request.task_id != newest.context.task_id):
+        return None
     from ..save.request import SaveRequest
     from ..save.save import save_owned
 
     lock = os.path.join(made.git_dir, b"index.lock")
     if gitdir.is_unheld(lock):
         files.remove(lock)
-    save_owned(made, git, SaveRequest(kind="safety", depth=99))
+    safety = save_owned(made, git, SaveRequest(kind="safety", depth=99)).save_id
     disk = Worktree(made.toplevel, made.own, made.object_format)
     for path in list_tree_paths(made.git, "HEAD"):
         state = disk.look(path)
         if state.kind in ("file", "link"):
             disk.delete(path, state)
+    words = f"a recovery that was broken off here had left files that may be cut; as they were: save {safety}"
+    return BrokenOff(save_id, words)
+
+
+def is_of(repository: Repository, git_dir: bytes) -> bool:
+    """Whether a git directory, symlinks resolved, is that of a linked worktree of the repository."""
+    return os.path.dirname(git_dir) == os.path.join(os.path.realpath(repository.common_dir), b"worktrees")
 
 
 def is_begun(repository: Repository, path: bytes, newest: Save) -> bool:
     """Whether at `path` is a worktree that was begun for a save by one who was killed: git wrote what is in it."""
     git_dir = None if os.path.islink(path) else git_dir_of(path)
-    above = os.path.join(os.path.realpath(repository.common_dir), b"worktrees")
-    if git_dir is None or os.path.dirname(git_dir) != above:
+    if git_dir is None or not is_of(repository, git_dir):
         return False
     is_empty = os.listdir(path) == [b".git"] and not os.path.lexists(os.path.join(git_dir, b"index"))
     if not is_empty and not os.path.lexists(filling(repository._replace(git_dir=git_dir))):

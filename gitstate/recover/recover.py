@@ -6,7 +6,7 @@ import os
 
 from ..errors import CorruptSave, GitError, NeedsPerson, NotAWorkspace
 from ..format import names
-from ..format.archive import pending_archive, pending_archives, pending_here, pending_in_files, unfinished_here
+from ..format.archive import pending_archives, pending_here, pending_in_files, unfinished_here
 from ..format.names import workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
@@ -90,10 +90,13 @@ def _recover(
         reader.start()
         wait_for_last_save(repository, Deadline(request.wait))
         with locked_workspace(repository, Deadline(request.wait), reads=request.dry_run) as git:
-            if os.path.lexists(filling(repository)) and not request.dry_run and pending_archive(repository) is None:
+            broken_off = None
+            if os.path.lexists(filling(repository)) and not request.dry_run:
                 from .new_worktree import empty_broken_off
 
-                empty_broken_off(repository, git)
+                broken_off = empty_broken_off(repository, git, reader, request)
+                if broken_off is not None:
+                    request = request._replace(save_id=broken_off.save_id)
             if begin is not None:
                 request = begin(repository, git)
             begun = unfinished_here(repository) if request.save_id is None and not request.waiting_only else {}
@@ -107,7 +110,8 @@ def _recover(
 
                 begun = due(repository)
                 result = finish(again(), repository, git, begun, request, recover, recover_into, again)
-            return with_messages(result, *left_behind(repository))
+            told = [] if broken_off is None else [broken_off.words]
+            return with_messages(result, *told, *left_behind(repository))
 
 
 def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, request: RecoverRequest) -> RecoverResult:
@@ -273,7 +277,10 @@ def recover_into(
             save_id = newest.manifest.save_id
             was_pending = _is_pending(repository, newest)
             if only_pending and not was_pending:
-                raise NeedsPerson("another gitstate has recovered this save meanwhile")
+                raise NeedsPerson(
+                    f"another gitstate has recovered the save {save_id} meanwhile; nothing was changed",
+                    hint="gitstate log --all",
+                )
             refuse_used_place(repository, path, newest)
             if not is_trusted(repository, found.remote, request):
                 with ObjectReader(repository.git) as reader:

@@ -27,10 +27,11 @@ def lost(templates: Templates, tmp_path: Path) -> Workspace:
     return ws
 
 
-def recover(ws: Workspace) -> None:
+def recover(ws: Workspace) -> str:
     assert ws.main is not None
-    run = run_gitstate("recover", "--worktrees", cwd=ws.main)
+    run = run_gitstate("recover", "--worktrees", "--json", cwd=ws.main)
     assert run.exit_status == 0, run
+    return run.text
 
 
 def test_worktree_of_which_the_empty_directory_is_left_comes_back_there(lost: Workspace) -> None:
@@ -78,7 +79,8 @@ def test_what_git_was_writing_when_it_was_killed_is_nobodys_work(lost: Workspace
     lost.write("a.txt", lost.read("a.txt")[:2])
     lost.write("mine.txt", "somebody's\n")
     lost.write("b.txt", "edited by somebody\n")
-    recover(lost)
+    told = recover(lost)
+    assert "may be cut; as they were: save " in told
     assert lost.read("mine.txt") == b"somebody's\n"
     lost.remove("mine.txt")
     assert before.diff(fingerprint(lost.path)) == []
@@ -119,3 +121,31 @@ def test_save_that_was_recovered_meanwhile_gets_no_second_worktree(lost: Workspa
     with pytest.raises(NeedsPerson, match="meanwhile"):
         recover_into(repository, os.fsencode(second), RecoverRequest(save_id), only_pending=True)
     assert not second.exists()
+
+
+def test_worktree_that_is_locked_for_its_disk_keeps_its_git_directory(lost: Workspace) -> None:
+    """Git adds none in its place, and it is mounted again."""
+    before = fingerprint(lost.path)
+    assert lost.save().exit_status == 0 and lost.main is not None
+    git_dir, away = lost.git_dir, lost.outside / "away"
+    Workspace(lost.main, lost.outside).git("worktree", "lock", lost.path)
+    lost.path.rename(away)
+    for _ in range(2):
+        run = run_gitstate("recover", "--worktrees", cwd=lost.main)
+        assert run.exit_status != 0 and (git_dir / "index").exists(), run
+    away.rename(lost.path)
+    assert lost.recover().exit_status == 0
+    assert before.diff(fingerprint(lost.path)) == []
+
+
+def test_commit_makes_what_a_broken_recovery_left_somebodys(lost: Workspace) -> None:
+    save_id = lost.save().json["save_id"]
+    lost.recover()
+    # As if it had been broken off: git was still at work.
+    (lost.git_dir / "gitstate/filling").write_text(save_id)
+    (lost.git_dir / "gitstate/context.json").unlink()
+    lost.commit("somebody's")
+    before = fingerprint(lost.path)
+    assert lost.recover().exit_status == 0
+    assert before.diff(fingerprint(lost.path)) == []
+    assert not (lost.git_dir / "gitstate/filling").exists()
