@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from gitstate.errors import NeedsPerson
+from gitstate.fleet.recover_all import _recovered_by_another
 from gitstate.git.opening import open_repository
+from gitstate.recover import recover as recovering
 from gitstate.recover.recover import recover_into
-from gitstate.recover.request import RecoverRequest
+from gitstate.recover.request import RecoverRequest, RecoverResult
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
@@ -149,3 +153,30 @@ def test_commit_makes_what_a_broken_recovery_left_somebodys(lost: Workspace) -> 
     assert lost.recover().exit_status == 0
     assert before.diff(fingerprint(lost.path)) == []
     assert not (lost.git_dir / "gitstate/filling").exists()
+
+
+def test_recovery_that_fails_once_all_files_are_there_leaves_them_to_whoever_works_there(
+    lost: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_id = lost.save().json["save_id"]
+    shutil.rmtree(lost.path)
+    assert lost.main is not None
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(recovering, "_recover_locked", fail)
+    with pytest.raises(OSError, match="input/output"):
+        recover_into(open_repository(os.fsencode(lost.main)), os.fsencode(lost.path), RecoverRequest(save_id))
+    assert (lost.path / "a.txt").exists() and not (lost.git_dir / "gitstate/filling").exists()
+
+
+def test_save_that_can_not_be_read_is_not_taken_for_recovered(lost: Workspace) -> None:
+    save_id = lost.save().json["save_id"]
+    shutil.rmtree(lost.path)
+    assert lost.main is not None
+    repository = open_repository(os.fsencode(lost.main))
+    gone = RecoverResult(os.fsencode(lost.path), "elsewhere", save_id=save_id, exit_status=4)
+    (marker,) = (lost.main / ".git/refs/gitstate/pending").iterdir()
+    marker.write_text("1" * 40 + "\n")
+    assert _recovered_by_another(repository, gone, RecoverRequest()) is None
