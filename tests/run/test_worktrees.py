@@ -227,7 +227,8 @@ def test_clean_worktree_needs_no_save(ws: Workspace) -> None:
     assert pending(ws).keys() == {ws.path.name}
 
 
-def test_checkpoint_holds_them_when_everything_is_killed(ws: Workspace) -> None:
+def killed_with_checkpoints(ws: Workspace) -> list[str]:
+    """Kill everything of a run once its worktrees have checkpoints; the refs of these."""
     started = run(ws, agent(ws), "--interval", "0.2")
     pids = [ready(ws), keeper_pid(ws), started.process.pid]
     refs = ("for-each-ref", "--format=%(refname)", "refs/gitstate/checkpoints")
@@ -235,20 +236,18 @@ def test_checkpoint_holds_them_when_everything_is_killed(ws: Workspace) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     started.status()
-    for ref in ws.out(*refs).split():
+    return ws.out(*refs).split()
+
+
+def test_checkpoint_holds_them_when_everything_is_killed(ws: Workspace) -> None:
+    for ref in killed_with_checkpoints(ws):
         if "inside-" in ref:
             assert ws.out("show", f"{ref}^1:new.txt") == "precious\nmore"
             assert json.loads(ws.git("cat-file", "blob", f"{ref}:context.json"))["task_id"] == "T-9"
 
 
 def test_work_that_their_checkpoints_alone_hold_is_named_with_the_commands_that_bring_it_back(ws: Workspace) -> None:
-    started = run(ws, agent(ws), "--interval", "0.2")
-    pids = [ready(ws), keeper_pid(ws), started.process.pid]
-    refs = ("for-each-ref", "--format=%(refname)", "refs/gitstate/checkpoints")
-    wait_until(lambda: "inside-" in ws.out(*refs) and "beside-" in ws.out(*refs), "their checkpoints")
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    started.status()
+    killed_with_checkpoints(ws)
     before = [fingerprint(place) for place in places(ws)]
     inside, beside = places(ws)
     shutil.rmtree(inside)
